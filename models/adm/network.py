@@ -1,0 +1,347 @@
+"""The networks of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): a U-Net and the classifier on its encoder half.
+
+Parameter names are those of the published files. Layers come from `operations`, so that a host can cast and offload
+them; normalisation runs in float32 whatever the activations are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B heads N d] -> [B heads N d]
+EditH = Callable[[Tensor, Tensor], Tensor]  # (h [B C h w], embedding [B E]) -> h
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What U-Net and classifier share. `attention` lists down-sampling factors (1 = full resolution)."""
+
+    model_channels: int
+    out_channels: int
+    num_res_blocks: int
+    channel_mult: tuple[float, ...]
+    attention: tuple[int, ...]
+    in_channels: int = 3
+    num_heads: int = 1  # used where head_channels is None
+    head_channels: int | None = None
+    new_attention_order: bool = False
+    scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    groups: int = 32
+
+    @property
+    def downscale(self) -> int:
+        """Sides of a picture must be multiples of this."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig(EncoderConfig):
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    image_size: int = 64
+    pool: str = "attention"  # one of POOLS
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where the building blocks take their layers from."""
+
+    config: EncoderConfig
+    operations: Any
+    attention: Attention
+    factory: dict[str, Any]  # dtype, device
+
+    def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+        return self.operations.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, **self.factory)
+
+    def conv1d(self, inputs: int, outputs: int) -> nn.Module:
+        return self.operations.Conv1d(inputs, outputs, 1, **self.factory)
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        return self.operations.Linear(inputs, outputs, **self.factory)
+
+    def norm(self, channels: int) -> nn.Module:
+        return self.operations.GroupNorm(self.config.groups, channels, **self.factory)
+
+    def heads(self, channels: int) -> int:
+        return self.config.num_heads if self.config.head_channels is None else channels // self.config.head_channels
+
+    def time_embed(self) -> nn.Sequential:
+        width = self.config.model_channels
+        return nn.Sequential(self.linear(width, 4 * width), nn.SiLU(), self.linear(4 * width, 4 * width))
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """[B] -> [B width]: [cos, sin] of t * 10000^(-k / half), k = 0 .. half - 1 (guided-diffusion's order)."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * frequencies
+    embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+    return nn.functional.pad(embedding, (0, width % 2))
+
+
+def normalised(norm: nn.Module, h: Tensor) -> Tensor:
+    return norm(h.float()).to(h.dtype)
+
+
+class ResBlock(nn.Module):
+    """Convolutions with the embedding as scale and shift between them; `resize` stands inside the first one."""
+
+    def __init__(self, layers: Layers, channels: int, outputs: int, resize: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.resize = resize
+        self.scale_shift = layers.config.scale_shift_norm
+        embedding = 4 * layers.config.model_channels
+        self.in_layers = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, outputs))
+        self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(embedding, outputs * (2 if self.scale_shift else 1)))
+        self.out_layers = nn.Sequential(layers.norm(outputs), nn.SiLU(), nn.Identity(), layers.conv(outputs, outputs))
+        self.skip_connection = nn.Identity() if channels == outputs else layers.conv(channels, outputs, kernel=1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = silu(normalised(self.in_layers[0], x))
+        if self.resize is not None:
+            h, x = self.resize(h), self.resize(x)
+        h = self.in_layers[2](h)
+        emb = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, normalised(self.out_layers[0], h), 1 + scale)
+        else:
+            h = normalised(self.out_layers[0], h + emb)
+        return self.skip_connection(x) + self.out_layers[3](silu(h))
+
+
+def split_heads(qkv: Tensor, heads: int, new_order: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """[B 3C N] -> q, k, v [B heads N d]. The legacy order holds q, k, v inside each head, the new one the reverse."""
+    batch, width, length = qkv.shape
+    depth = width // (3 * heads)
+    if new_order:
+        parts = qkv.view(batch, 3, heads, depth, length).unbind(1)
+    else:
+        parts = qkv.view(batch, heads, 3, depth, length).unbind(2)
+    q, k, v = (part.transpose(-1, -2) for part in parts)
+    return q, k, v
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over positions, with a residual."""
+
+    def __init__(self, layers: Layers, channels: int):
+        super().__init__()
+        self.norm = layers.norm(channels)
+        self.qkv = layers.conv1d(channels, 3 * channels)
+        self.proj_out = layers.conv1d(channels, channels)
+        self.heads = layers.heads(channels)
+        self.new_order = layers.config.new_attention_order
+        self.attention = layers.attention
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        q, k, v = split_heads(self.qkv(normalised(self.norm, flat)), self.heads, self.new_order)
+        h = self.attention(q, k, v).transpose(-1, -2).reshape(flat.shape)
+        return x + self.proj_out(h).view(x.shape)
+
+
+class Downsample(nn.Module):
+    """Strided convolution, for files without residual resizing."""
+
+    def __init__(self, layers: Layers, channels: int):
+        super().__init__()
+        self.op = layers.conv(channels, channels, stride=2)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, layers: Layers, channels: int):
+        super().__init__()
+        self.conv = layers.conv(channels, channels)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.conv(double(x))
+
+
+def halve(x: Tensor) -> Tensor:
+    return avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    return interpolate(x, scale_factor=2, mode="nearest")
+
+
+
+def run(block: Sequence[nn.Module], x: Tensor, emb: Tensor) -> Tensor:
+    for layer in block:
+        x = layer(x, emb) if isinstance(layer, (ResBlock, AttentionBlock, Downsample, Upsample)) else layer(x)
+    return x
+
+
+def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
+    """Input blocks, and the channels that each of them leaves (for skips and for spatial pooling)."""
+    config = layers.config
+    channels = int(config.channel_mult[0] * config.model_channels)
+    blocks, widths = [nn.ModuleList([layers.conv(config.in_channels, channels)])], [channels]
+    for level, mult in enumerate(config.channel_mult):
+        for _ in range(config.num_res_blocks):
+            outputs = int(mult * config.model_channels)
+            block = [ResBlock(layers, channels, outputs)]
+            channels = outputs
+            if 2**level in config.attention:
+                block.append(AttentionBlock(layers, channels))
+            blocks.append(nn.ModuleList(block))
+            widths.append(channels)
+        if level < len(config.channel_mult) - 1:
+            down = ResBlock(layers, channels, channels, halve) if config.resblock_updown else Downsample(layers, channels)
+            blocks.append(nn.ModuleList([down]))
+            widths.append(channels)
+    return nn.ModuleList(blocks), widths
+
+
+def middle(layers: Layers, channels: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        [ResBlock(layers, channels, channels), AttentionBlock(layers, channels), ResBlock(layers, channels, channels)]
+    )
+
+
+class UNet(nn.Module):
+    """x [B in H W], t [B] (the published integer index), y [B] class or None -> [B out H W].
+
+    With learned variance the last half of the output channels is the interpolation v (Nichol & Dhariwal 2021, eq. 15).
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        operations: Any = nn,
+        attention: Attention = scaled_dot_product_attention,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device})
+        self.config = config
+        self.time_embed = layers.time_embed()
+        if config.num_classes is not None:
+            self.label_emb = operations.Embedding(config.num_classes, 4 * config.model_channels, **layers.factory)
+        self.input_blocks, skips = encoder_blocks(layers)
+        channels = skips[-1]
+        self.middle_block = middle(layers, channels)
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for index in range(config.num_res_blocks + 1):
+                outputs = int(mult * config.model_channels)
+                block: list[nn.Module] = [ResBlock(layers, channels + skips.pop(), outputs)]
+                channels = outputs
+                if 2**level in config.attention:
+                    block.append(AttentionBlock(layers, channels))
+                if level and index == config.num_res_blocks:
+                    up = ResBlock(layers, channels, channels, double) if config.resblock_updown else None
+                    block.append(up or Upsample(layers, channels))
+                self.output_blocks.append(nn.ModuleList(block))
+        self.out = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, config.out_channels))
+
+    def embed(self, t: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[B 4C]: time and, for a class-conditional network, class."""
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
+        return emb if y is None else emb + self.label_emb(y).to(dtype)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, edit_h: EditH | None = None) -> Tensor:
+        emb = self.embed(t, y, x.dtype)
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = run(block, h, emb)
+            skips.append(h)
+        h = run(self.middle_block, h, emb)
+        if edit_h is not None:
+            h = edit_h(h, emb)
+        for block in self.output_blocks:
+            h = run(block, torch.cat([h, skips.pop()], dim=1), emb)
+        return self.out[2](silu(normalised(self.out[0], h)))
+
+
+class AttentionPool(nn.Module):
+    """One token, the mean over positions, attends to all of them (Radford et al. 2021); always in the new head order."""
+
+    def __init__(self, layers: Layers, channels: int, positions: int):
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(channels, positions + 1, **layers.factory) / channels**0.5)
+        self.qkv_proj = layers.conv1d(channels, 3 * channels)
+        self.c_proj = layers.conv1d(channels, layers.config.out_channels)
+        self.heads = layers.heads(channels)
+        self.attention = layers.attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x)
+        q, k, v = split_heads(self.qkv_proj(x), self.heads, new_order=True)
+        h = self.attention(q[:, :, :1], k, v).transpose(-1, -2).reshape(len(x), -1, 1)
+        return self.c_proj(h)[:, :, 0]
+
+
+def adaptive_pool(layers: Layers, channels: int, positions: int, features: int) -> nn.Sequential:
+    head = layers.conv(channels, layers.config.out_channels, kernel=1)
+    return nn.Sequential(layers.norm(channels), nn.SiLU(), nn.AdaptiveAvgPool2d(1), head, nn.Flatten())
+
+
+def attention_pool(layers: Layers, channels: int, positions: int, features: int) -> nn.Sequential:
+    return nn.Sequential(layers.norm(channels), nn.SiLU(), AttentionPool(layers, channels, positions))
+
+
+def spatial_pool(layers: Layers, channels: int, positions: int, features: int) -> nn.Sequential:
+    return nn.Sequential(layers.linear(features, 2048), nn.ReLU(), layers.linear(2048, layers.config.out_channels))
+
+
+def spatial_v2_pool(layers: Layers, channels: int, positions: int, features: int) -> nn.Sequential:
+    head = layers.linear(2048, layers.config.out_channels)
+    return nn.Sequential(layers.linear(features, 2048), layers.norm(2048), nn.SiLU(), head)
+
+
+POOLS: dict[str, Callable[[Layers, int, int, int], nn.Sequential]] = {
+    "attention": attention_pool,
+    "adaptive": adaptive_pool,
+    "spatial": spatial_pool,
+    "spatial_v2": spatial_v2_pool,
+}
+
+
+class Classifier(nn.Module):
+    """x [B in H W] noisy, t [B] -> logits [B out]. The encoder half of the U-Net with a pool on top."""
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        operations: Any = nn,
+        attention: Attention = scaled_dot_product_attention,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device})
+        self.config = config
+        self.time_embed = layers.time_embed()
+        self.input_blocks, widths = encoder_blocks(layers)
+        self.middle_block = middle(layers, widths[-1])
+        positions = (config.image_size // config.downscale) ** 2
+        self.out = POOLS[config.pool](layers, widths[-1], positions, sum(widths) + widths[-1])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
+        h, means = x, []
+        for block in [*self.input_blocks, self.middle_block]:
+            h = run(block, h, emb)
+            means.append(h.mean(dim=(2, 3)))
+        if self.config.pool.startswith("spatial"):
+            return self.out(torch.cat(means, dim=1))
+        return self.out[1:](normalised(self.out[0], h))

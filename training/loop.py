@@ -1,0 +1,206 @@
+"""One training loop for every small model: AdamW, warm-up, a long decay, EMA, and files that resume.
+
+A run writes two files: `NAME.safetensors`, the EMA in fp16 with its record as metadata (what the pack ships), and
+`NAME.resume.safetensors` with weights, EMA and optimiser state. Either can be named by `--resume`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .scenes import Scenes, draw, render
+
+Loss = Callable[[nn.Module, Scenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]]  # scalar, and what to report
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast. The learning rate is flat until `flat` of the run, then falls linearly to 0."""
+
+    images: int
+    batch: int
+    learning_rate: float = 1.2e-3
+    warmup: int = 200  # steps
+    flat: float = 0.5
+    ema: float = 0.999
+    weight_decay: float = 0.0
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch
+
+    def rate(self, step: int) -> float:
+        decay = (1 - step / self.steps) / (1 - self.flat)
+        return self.learning_rate * min((step + 1) / self.warmup, decay, 1.0)
+
+
+def scene_batches(batch: int, generator: torch.Generator, at_once: int = 16) -> Iterator[Scenes]:
+    """Endless fresh scenes; `at_once` batches are rendered together, which keeps a GPU's queue filled."""
+    while True:
+        scenes = render(draw(batch * at_once, generator))
+        for start in range(0, batch * at_once, batch):
+            rows = slice(start, start + batch)
+            attributes = type(scenes.attributes)(**{k: v[rows] for k, v in vars(scenes.attributes).items()})
+            yield Scenes(scenes.image[rows], scenes.mask[rows], attributes)
+
+
+def zero_outputs(network: nn.Module) -> None:
+    """ADM's initialisation: each residual branch and the output start at 0."""
+    for name, module in network.named_modules():
+        if name.endswith(("out_layers.3", "proj_out")) or name == "out.2":
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+
+def arguments(name: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
+    """Command line of a training script: the recipe may be changed, a file to resume from named."""
+    parser = argparse.ArgumentParser(prog=f"python -m training.{name}")
+    parser.add_argument("--out", type=Path, default=Path(f"models/demo/{name}.safetensors"))
+    parser.add_argument("--resume", type=Path, help="a shipped file or a .resume file of an earlier run")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")
+    parser.add_argument("--commit", default=_commit(), help="for the record, where the scripts lie outside a clone")
+    parser.add_argument("--minutes", type=float, help="stop after this time, files written")
+    for field in ("images", "batch", "seed"):
+        parser.add_argument(f"--{field}", type=int, default=getattr(recipe, field))
+    parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
+    parser.add_argument("--ema", type=float, default=recipe.ema)
+    given = parser.parse_args()
+    changed = {key: getattr(given, key) for key in ("images", "batch", "seed", "learning_rate", "ema")}
+    return replace(recipe, **changed), given
+
+
+@dataclass
+class Run:
+    """State of one training run: network, its EMA, optimiser, and how far it came."""
+
+    network: nn.Module
+    recipe: Recipe
+    device: str
+    metadata: dict[str, str]  # configuration, written into the shipped file
+    commit: str = "unknown"
+    step: int = 0
+    seconds: float = 0.0
+    earlier_images: int = 0  # of the run whose shipped file was resumed
+
+    def __post_init__(self) -> None:
+        self.network.to(self.device)
+        self.ema = {key: _wide(value.detach().clone()) for key, value in self.network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=self.recipe.weight_decay
+        )
+
+    def resume(self, path: Path) -> None:
+        """Continues a .resume file exactly where it stopped, or starts anew from the weights of a shipped file."""
+        with safe_open(path, "pt") as file:
+            tensors, record = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+        if "progress" not in record:
+            self.earlier_images = int(json.loads(record["training"])["images"])
+            self.ema = {key: _wide(value.to(self.device)) for key, value in tensors.items()}
+            self.network.load_state_dict(self.ema)
+            return
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = value.to(self.device)
+        self.network.load_state_dict(parts["network"])
+        self.ema = parts["ema"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, slot = name.split("/")
+            state.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        progress = json.loads(record["progress"])
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.earlier_images = progress["earlier_images"]
+
+    def update_ema(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        mine = self.network.state_dict()
+        floating = [key for key, value in self.ema.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.ema[k] for k in floating], [mine[k].float() for k in floating], 1 - decay)
+
+    def save(self, path: Path, report: dict[str, float]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = self.earlier_images + self.step * self.recipe.batch
+        record = {
+            "images": images,
+            "minutes": round(self.seconds / 60, 1),
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
+            "recipe": vars(self.recipe),
+            "losses": report,
+            "commit": self.commit,
+            "licence": "MIT, trained on the pack's own rendered scenes",
+        }
+        half = {key: value.half() if value.is_floating_point() else value for key, value in self.ema.items()}
+        half = {key: value.contiguous().cpu() for key, value in half.items()}
+        save_file(half, path, {**self.metadata, "training": json.dumps(record)})
+        tensors = {f"network/{key}": value for key, value in self.network.state_dict().items()}
+        tensors |= {f"ema/{key}": value for key, value in self.ema.items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
+        progress = {"step": self.step, "seconds": self.seconds, "earlier_images": self.earlier_images}
+        tensors = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
+        save_file(tensors, path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
+    """Runs the recipe to its end, or until `--minutes` have passed; reports and saves every 30 seconds."""
+    recipe = run.recipe
+    run.commit = given.commit
+    if given.resume:
+        run.resume(given.resume)
+    run.network.train()
+    network = torch.compile(run.network) if given.compile else run.network
+    # a resumed run must not see the same pictures again
+    generator = torch.Generator(run.device).manual_seed(recipe.seed + 7919 * (run.step + run.earlier_images))
+    batches = scene_batches(recipe.batch, generator)
+    started, before, saved = time.monotonic(), run.seconds, time.monotonic()
+    means: dict[str, Tensor] = {}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    while run.step < recipe.steps:
+        for group in run.optimizer.param_groups:
+            group["lr"] = recipe.rate(run.step)
+        with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
+            value, parts = loss(network, next(batches), generator)
+        run.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+        run.optimizer.step()
+        run.step += 1
+        run.update_ema()
+        for key, part in parts.items():
+            part = part.detach().float()
+            means[key] = means[key].lerp(part, 0.01) if key in means else part
+        run.seconds = before + time.monotonic() - started
+        finished = run.step == recipe.steps or (given.minutes and run.seconds - before > 60 * given.minutes)
+        if finished or time.monotonic() - saved > 30:
+            saved = time.monotonic()
+            report = {key: round(part.item(), 5) for key, part in means.items()}
+            run.save(given.out, report)
+            speed = run.step * recipe.batch / run.seconds
+            print(f"{run.step}/{recipe.steps} steps, {speed:.0f} images/s", json.dumps(report), flush=True)
+        if finished:
+            return
