@@ -19,23 +19,23 @@ from .loop import Recipe, Run, arguments, train
 from .scenes import CLASS_NAMES, CLASSES, Scenes
 
 CONFIG = ClassifierConfig(
-    model_channels=24,
+    model_channels=16,
     out_channels=len(CLASS_NAMES),
     num_res_blocks=1,
-    channel_mult=(1, 2, 4, 4),
+    channel_mult=(1, 2, 4, 8),
     attention=(4, 8),
     num_heads=4,
-    groups=8,
+    groups=4,
     image_size=32,
 )
-RECIPE = Recipe(images=3_000_000, batch=256, learning_rate=8e-4, ema=0.9995, weight_decay=0.02, seed=1)
+RECIPE = Recipe(images=400_000, batch=64, weight_decay=0.02, seed=1)
 GROUP_SIZES = [len(names) for names in CLASSES.values()]
 
 
 class NoisyCrossEntropy:
     """Mean over attributes of -log p(label | x_t, t); t grows from low noise to all noise over the first images."""
 
-    def __init__(self, schedule: NoiseSchedule, device: str, curriculum: int = 400_000):
+    def __init__(self, schedule: NoiseSchedule, device: str, curriculum: int = 60_000):
         ab = schedule.alphas_cumprod
         self.signal, self.noise = ab.sqrt().float().to(device), (1 - ab).sqrt().float().to(device)
         self.curriculum = curriculum
@@ -70,7 +70,7 @@ def main() -> None:
         "class_names": json.dumps(CLASS_NAMES),
         "class_groups": json.dumps(GROUP_SIZES),
     }
-    loss = NoisyCrossEntropy(NoiseSchedule.named("linear"), given.device, curriculum=1 if given.resume else 400_000)
+    loss = NoisyCrossEntropy(NoiseSchedule.named("linear"), given.device, curriculum=1 if given.resume else 60_000)
     train(Run(network, recipe, given.device, metadata), loss, given)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,10 @@ Loss = Callable[[nn.Module, Scenes, torch.Generator], tuple[Tensor, dict[str, Te
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast. The learning rate is flat until `flat` of the run, then falls linearly to 0."""
+    """How long and how fast. The learning rate is flat until `flat` of the run, then falls linearly to 0.
+
+    A run given `--minutes` measures its length in time instead of images, so it ends with the rate at 0 on any machine.
+    """
 
     images: int
     batch: int
@@ -41,9 +45,9 @@ class Recipe:
     def steps(self) -> int:
         return self.images // self.batch
 
-    def rate(self, step: int) -> float:
-        decay = (1 - step / self.steps) / (1 - self.flat)
-        return self.learning_rate * min((step + 1) / self.warmup, decay, 1.0)
+    def rate(self, step: int, done: float) -> float:
+        """`done` is the finished share of the run, in [0, 1]."""
+        return self.learning_rate * min((step + 1) / self.warmup, (1 - done) / (1 - self.flat), 1.0)
 
 
 def scene_batches(batch: int, generator: torch.Generator, at_once: int = 16) -> Iterator[Scenes]:
@@ -72,7 +76,7 @@ def arguments(name: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")
     parser.add_argument("--commit", default=_commit(), help="for the record, where the scripts lie outside a clone")
-    parser.add_argument("--minutes", type=float, help="stop after this time, files written")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="length of the run, resumed parts included")
     for field in ("images", "batch", "seed"):
         parser.add_argument(f"--{field}", type=int, default=getattr(recipe, field))
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
@@ -167,7 +171,7 @@ def _commit() -> str:
 
 
 def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
-    """Runs the recipe to its end, or until `--minutes` have passed; reports and saves every 30 seconds."""
+    """Runs the recipe to its end in images or minutes, whichever comes first; reports and saves every 30 seconds."""
     recipe = run.recipe
     run.commit = given.commit
     if given.resume:
@@ -180,9 +184,9 @@ def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
     started, before, saved = time.monotonic(), run.seconds, time.monotonic()
     means: dict[str, Tensor] = {}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    while run.step < recipe.steps:
+    while (done := max(run.step / recipe.steps, run.seconds / (60 * given.minutes))) < 1:
         for group in run.optimizer.param_groups:
-            group["lr"] = recipe.rate(run.step)
+            group["lr"] = recipe.rate(run.step, done)
         with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
             value, parts = loss(network, next(batches), generator)
         run.optimizer.zero_grad(set_to_none=True)
@@ -195,12 +199,10 @@ def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
             part = part.detach().float()
             means[key] = means[key].lerp(part, 0.01) if key in means else part
         run.seconds = before + time.monotonic() - started
-        finished = run.step == recipe.steps or (given.minutes and run.seconds - before > 60 * given.minutes)
+        finished = run.step == recipe.steps or run.seconds >= 60 * given.minutes
         if finished or time.monotonic() - saved > 30:
             saved = time.monotonic()
             report = {key: round(part.item(), 5) for key, part in means.items()}
             run.save(given.out, report)
             speed = run.step * recipe.batch / run.seconds
-            print(f"{run.step}/{recipe.steps} steps, {speed:.0f} images/s", json.dumps(report), flush=True)
-        if finished:
-            return
+            print(f"{run.step} steps, {done:.1%}, {speed:.0f} images/s", json.dumps(report), flush=True)

@@ -19,18 +19,18 @@ from .loop import Recipe, Run, arguments, train, zero_outputs
 from .scenes import CLASS_NAMES, CLASSES, Scenes, first_index
 
 CONFIG = UNetConfig(
-    model_channels=24,
+    model_channels=16,
     out_channels=6,
     num_res_blocks=1,
-    channel_mult=(1, 2, 4),
-    attention=(4,),
+    channel_mult=(1, 2, 4, 8),
+    attention=(4, 8),
     num_classes=len(CLASS_NAMES) + 1,
     num_heads=4,
-    groups=8,
+    groups=4,
 )
 NO_CLASS = len(CLASS_NAMES)
 SHARES = {"shape": 0.45, "colour": 0.15, "background": 0.15, "texture": 0.15}
-RECIPE = Recipe(images=4_000_000, batch=256, ema=0.9995)
+RECIPE = Recipe(images=1_000_000, batch=32)
 
 
 def choose_labels(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from training.scenes import CLASS_NAMES, CLASSES, Scenes
 
 from .network import Judge
 
-RECIPE = Recipe(images=2_000_000, batch=256, learning_rate=2e-3, ema=0.999, weight_decay=0.02, seed=20_000)
+RECIPE = Recipe(images=150_000, batch=64, learning_rate=2e-3, weight_decay=0.02, seed=20_000)
 GROUP_SIZES = [len(names) for names in CLASSES.values()]
 
 
