@@ -59,7 +59,7 @@ class NoisyCrossEntropy:
 
 
 def main() -> None:
-    recipe, given = arguments("scenes_classifier", RECIPE)
+    recipe, given = arguments("models/demo/classifiers/scenes_classifier.safetensors", RECIPE)
     torch.manual_seed(recipe.seed)
     network = Classifier(CONFIG)
     metadata = {

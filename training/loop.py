@@ -68,10 +68,10 @@ def zero_outputs(network: nn.Module) -> None:
                 nn.init.zeros_(parameter)
 
 
-def arguments(name: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
+def arguments(out: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
     """Command line of a training script: the recipe may be changed, a file to resume from named."""
-    parser = argparse.ArgumentParser(prog=f"python -m training.{name}")
-    parser.add_argument("--out", type=Path, default=Path(f"models/demo/{name}.safetensors"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--resume", type=Path, help="a shipped file or a .resume file of an earlier run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")

@@ -96,7 +96,7 @@ class HybridLoss:
 
 
 def main() -> None:
-    recipe, given = arguments("scenes_unet", RECIPE)
+    recipe, given = arguments("models/demo/models/scenes_unet.safetensors", RECIPE)
     torch.manual_seed(recipe.seed)
     network = UNet(CONFIG)
     zero_outputs(network)

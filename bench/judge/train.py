@@ -4,7 +4,6 @@ names what a reader would name in a generated picture that is not perfectly clea
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +39,7 @@ def loss(network: nn.Module, scenes: Scenes, generator: torch.Generator) -> tupl
 
 
 def main() -> None:
-    recipe, given = arguments("judge", RECIPE)
-    if given.out == Path("models/demo/judge.safetensors"):
-        given.out = Path(__file__).with_name("judge.safetensors")
+    recipe, given = arguments("bench/judge/judge.safetensors", RECIPE)
     torch.manual_seed(recipe.seed)
     network = Judge(len(CLASS_NAMES))
     metadata = {"class_names": json.dumps(CLASS_NAMES), "class_groups": json.dumps(GROUP_SIZES)}

@@ -1,0 +1,187 @@
+"""ADM's files: openai/guided-diffusion, the FFHQ, AFHQ and MetFaces models of ILVR and P2, and the pack's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..architecture import Architecture, Facts
+from ..state_dict import StateDict, count
+from .network import Classifier, ClassifierConfig, UNet, UNetConfig
+
+IMAGENET = 1000
+
+@dataclass(frozen=True)
+class Untold:
+    """What shapes can't tell of a U-Net."""
+
+    num_heads: int | None = None  # None: 64 channels a head
+    new_attention_order: bool = False
+    schedule: str = "linear"
+    image_size: int | None = None  # None: the deepest level works at 8x8
+
+
+# By (in_channels, model_channels, blocks a level, channel multipliers, attention); all other public files are usual.
+UNTOLD: dict[tuple[int, int, int, tuple[float, ...], tuple[int, ...]], Untold] = {
+    (3, 192, 3, (1, 2, 3, 4), (2, 4, 8)): Untold(new_attention_order=True, schedule="cosine"),  # 64x64_diffusion
+    (3, 256, 2, (1, 1, 2, 3, 4), (4, 8, 16)): Untold(num_heads=4),  # 128x128_diffusion
+    (6, 192, 2, (1, 1, 2, 2, 4, 4), (8, 16, 32)): Untold(num_heads=4),  # 64_256_upsampler
+    (6, 192, 2, (1, 1, 2, 2, 4, 4), (16, 32)): Untold(image_size=512),  # 128_512_upsampler
+}
+USUAL = Untold()
+
+
+def untold(config: UNetConfig) -> Untold:
+    key = (config.in_channels, config.model_channels, config.num_res_blocks, config.channel_mult, config.attention)
+    return UNTOLD.get(key, USUAL)
+
+
+def _res_blocks_of_unet(state: StateDict) -> int:
+    """Output blocks up to the first that enlarges, less one: each level has one more there than in the encoder."""
+    for index in range(count(state, "output_blocks.{}.")):
+        parts = count(state, f"output_blocks.{index}.{{}}.")
+        last = f"output_blocks.{index}.{parts - 1}."
+        if parts > 1 and (f"{last}in_layers.0.weight" in state or f"{last}conv.weight" in state):
+            return index
+    return count(state, "output_blocks.{}.") - 1
+
+
+def _is_down(state: StateDict, index: int) -> bool:
+    """An input block that only resizes: a strided convolution, or a residual block before which attention stops."""
+    return f"input_blocks.{index}.0.op.weight" in state
+
+
+def _res_blocks_of_encoder(state: StateDict, blocks: int) -> int:
+    """The longest run of blocks with attention, which a down block interrupts."""
+    longest = run = 0
+    for index in range(blocks):
+        run = run + 1 if f"input_blocks.{index}.1.qkv.weight" in state else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _encoder(state: StateDict, res_blocks: int) -> dict[str, Any]:
+    """What U-Net and classifier share, from shapes."""
+    width = state["time_embed.0.weight"].shape[1]
+    blocks = count(state, "input_blocks.{}.")
+    levels = blocks // (res_blocks + 1)
+    firsts = [1 + level * (res_blocks + 1) for level in range(levels)]
+    mults = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] / width for first in firsts]
+    stem = state["input_blocks.0.0.weight"]
+    if stem.shape[0] < width:  # a fractional first multiplier
+        mults[0] = stem.shape[0] / width
+    first = "input_blocks.1.0."
+    return {
+        "model_channels": width,
+        "in_channels": stem.shape[1],
+        "num_res_blocks": res_blocks,
+        "channel_mult": tuple(int(mult) if mult == int(mult) else mult for mult in mults),
+        "attention": tuple(2**level for level, at in enumerate(firsts) if f"input_blocks.{at}.1.qkv.weight" in state),
+        "scale_shift_norm": state[f"{first}emb_layers.1.weight"].shape[0]
+        == 2 * state[f"{first}out_layers.3.weight"].shape[0],
+        "resblock_updown": not any(_is_down(state, index) for index in range(blocks)),
+    }
+
+
+def read_unet(state: StateDict) -> UNetConfig:
+    labels = state.get("label_emb.weight")
+    config = UNetConfig(
+        **_encoder(state, _res_blocks_of_unet(state)),
+        out_channels=state["out.2.weight"].shape[0],
+        num_classes=None if labels is None else labels.shape[0],
+        head_channels=64,
+    )
+    known = untold(config)
+    if known.num_heads is not None:
+        config = replace(config, num_heads=known.num_heads, head_channels=None)
+    return replace(config, new_attention_order=known.new_attention_order)
+
+
+def unet_facts(config: UNetConfig) -> Facts:
+    colours = 3
+    return Facts(
+        image_size=untold(config).image_size or 8 * config.downscale,
+        schedule=untold(config).schedule,
+        class_names=imagenet_classes() if config.num_classes == IMAGENET else numbered(config.num_classes),
+        learned_variance=config.out_channels == 2 * colours,
+        low_res_channels=config.in_channels - colours,
+    )
+
+
+def read_classifier(state: StateDict) -> ClassifierConfig:
+    blocks = count(state, "input_blocks.{}.")
+    shared = _encoder(state, _res_blocks_of_encoder(state, blocks))
+    positions = state["out.2.positional_embedding"].shape[1] - 1
+    return ClassifierConfig(
+        **shared,
+        out_channels=state["out.2.c_proj.weight"].shape[0],
+        head_channels=64,
+        image_size=round(positions**0.5) * 2 ** (len(shared["channel_mult"]) - 1),
+    )
+
+
+def classifier_facts(config: ClassifierConfig) -> Facts:
+    """The 64-pixel classifier was trained for the cosine schedule of its diffusion model, the others for the linear."""
+    classes = config.out_channels
+    return Facts(
+        image_size=config.image_size,
+        schedule="cosine" if config.image_size == 64 and config.num_res_blocks == 4 else "linear",
+        class_names=imagenet_classes() if classes == IMAGENET else numbered(classes),
+        class_groups=(classes,),
+    )
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet in the order of the published networks."""
+    return tuple((Path(__file__).parent / "imagenet_classes.txt").read_text("utf-8").splitlines())
+
+
+def numbered(classes: int | None) -> tuple[str, ...]:
+    """Names for classes that nobody named."""
+    return tuple(f"class {index}" for index in range(classes or 0))
+
+
+def _tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+
+
+UNET: Architecture[UNetConfig] = Architecture(
+    id="adm_unet",
+    title="an ADM U-Net",
+    kind="model",
+    keys=(
+        "time_embed.0.weight",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.emb_layers.1.weight",
+        "middle_block.1.qkv.weight",
+        "output_blocks.0.0.in_layers.0.weight",
+        "out.2.weight",
+    ),
+    absent=("middle_block.1.encoder_kv.weight", "encoder.out.3.weight"),
+    read_config=read_unet,
+    parse_config=lambda config: UNetConfig(**_tuples(config)),
+    build=UNet,
+    facts=unet_facts,
+)
+CLASSIFIER: Architecture[ClassifierConfig] = Architecture(
+    id="adm_classifier",
+    title="an ADM classifier",
+    kind="classifier",
+    keys=(
+        "time_embed.0.weight",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.emb_layers.1.weight",
+        "middle_block.1.qkv.weight",
+        "out.2.positional_embedding",
+        "out.2.c_proj.weight",
+    ),
+    absent=("output_blocks.0.0.in_layers.0.weight",),
+    read_config=read_classifier,
+    parse_config=lambda config: ClassifierConfig(**_tuples(config)),
+    build=Classifier,
+    facts=classifier_facts,
+)

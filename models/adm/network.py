@@ -1,7 +1,7 @@
 """The networks of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): a U-Net and the classifier on its encoder half.
 
 Parameter names are those of the published files. Layers come from `operations`, so that a host can cast and offload
-them; normalisation runs in float32 whatever the activations are.
+them; normalisation, embeddings and the last layer run in float32 whatever the activations are.
 """
 
 from __future__ import annotations
@@ -252,13 +252,13 @@ class UNet(nn.Module):
                 self.output_blocks.append(nn.ModuleList(block))
         self.out = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, config.out_channels))
 
-    def embed(self, t: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """[B 4C]: time and, for a class-conditional network, class."""
-        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
-        return emb if y is None else emb + self.label_emb(y).to(dtype)
+    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """[B 4C] float32: time and, for a class-conditional network, class."""
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
+        return emb if y is None else emb + self.label_emb(y).to(emb)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, edit_h: EditH | None = None) -> Tensor:
-        emb = self.embed(t, y, x.dtype)
+        emb = self.embed(t, y)
         h, skips = x, []
         for block in self.input_blocks:
             h = run(block, h, emb)
@@ -268,7 +268,7 @@ class UNet(nn.Module):
             h = edit_h(h, emb)
         for block in self.output_blocks:
             h = run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out[2](silu(normalised(self.out[0], h)))
+        return self.out[2](silu(self.out[0](h.float())))
 
 
 class AttentionPool(nn.Module):
@@ -337,11 +337,11 @@ class Classifier(nn.Module):
         self.out = POOLS[config.pool](layers, widths[-1], positions, sum(widths) + widths[-1])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
         h, means = x, []
         for block in [*self.input_blocks, self.middle_block]:
             h = run(block, h, emb)
             means.append(h.mean(dim=(2, 3)))
         if self.config.pool.startswith("spatial"):
-            return self.out(torch.cat(means, dim=1))
-        return self.out[1:](normalised(self.out[0], h))
+            return self.out(torch.cat(means, dim=1).float())
+        return self.out(h.float())

@@ -3,32 +3,7 @@
 import golden_files
 import pytest
 import torch
-from pack.models.adm import network as adm
-
-CASES = ("adm_uncond_learned_sigma", "adm_classcond_cosine_fixed")
-
-
-def encoder_arguments(published, image_size):
-    arguments = {"scale_shift_norm": False, "resblock_updown": False, "out_channels": 3, **published}
-    renamed = {
-        "attention_resolutions": "attention",
-        "num_head_channels": "head_channels",
-        "use_scale_shift_norm": "scale_shift_norm",
-    }
-    arguments = {renamed.get(key, key): value for key, value in arguments.items() if key != "image_size"}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-
-
-def unet(arguments):
-    outputs = 6 if arguments["diffusion"]["learn_sigma"] else 3
-    config = adm.UNetConfig(**encoder_arguments({"out_channels": outputs, **arguments["unet"]}, 16))
-    return golden_files.fill(adm.UNet(config), arguments["salt"] + "unet.")
-
-
-def classifier(arguments):
-    published = {"out_channels": arguments["num_classes"], **arguments["classifier"]}
-    config = adm.ClassifierConfig(image_size=16, **encoder_arguments(published, 16))
-    return golden_files.fill(adm.Classifier(config), arguments["salt"] + "classifier.")
+from adm_golden import CASES, classifier, unet
 
 
 @pytest.mark.parametrize("case", CASES)

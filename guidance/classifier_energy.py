@@ -1,0 +1,46 @@
+"""Classifier guidance (Dhariwal & Nichol 2021, arXiv 2105.05233) as an energy: -log p(y | x, sigma)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NO_CLASS = -1  # label of an image that is not to be guided
+
+Logits = Callable[[Tensor, Tensor], Tensor]  # (x = x0 + sigma noise, sigma [B]) -> [B classes]
+
+
+def log_probability(logits: Tensor, labels: Tensor, groups: Sequence[int]) -> Tensor:
+    """log p(label) [B] of logits [B classes], the softmax taken over the label's own group of classes; 0 for no class.
+
+    `groups` are the sizes of consecutive groups: one of all classes for a usual classifier, one for each attribute for a
+    classifier with several heads.
+    """
+    group = torch.repeat_interleave(torch.tensor(groups), torch.tensor(groups)).to(labels.device)
+    chosen = labels.clamp(min=0)
+    rivals = group[chosen][:, None] == group[None, :]
+    normaliser = logits.float().masked_fill(~rivals, -torch.inf).logsumexp(1)
+    value = logits.float().gather(1, chosen[:, None])[:, 0] - normaliser
+    return torch.where(labels >= 0, value, torch.zeros_like(value))
+
+
+@dataclass(frozen=True)
+class ClassifierEnergy:
+    """-log p(y | x, sigma), [B]. Its negative gradient is the term that guidance adds to the score."""
+
+    logits: Logits
+    labels: Tensor  # [B] long, NO_CLASS for none
+    groups: tuple[int, ...]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -log_probability(self.logits(x, sigma), self.labels.to(x.device), self.groups)
+
+
+def gradient(energy: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    """dE/dx at the noisy x; images of a batch don't mix. The caller sees to it that autograd is on."""
+    x = x.detach().clone().requires_grad_(True)
+    (grad,) = torch.autograd.grad(energy(x, sigma.clone()).sum(), x)
+    return grad

@@ -1,0 +1,202 @@
+"""The published DDPM and DDIM steps, and respacing, in sigma space.
+
+X = x_t / sqrt(ab) = x0 + sigma noise with ab = 1 / (1 + sigma^2); s is sigma, p the sigma of the next retained step. A
+guidance gradient G = grad_X log p(y | X), scale included, enters as published: in DDIM through the score (Dhariwal &
+Nichol 2021, algorithm 2), in DDPM by moving the mean by variance times gradient (algorithm 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .step import append_dims
+
+
+def respaced(respacing: str, steps: int = 1000) -> list[int]:
+    """Retained timesteps in ascending order.
+
+    "ddimN": N steps of one integer stride from 0. "a,b,c": equal sections of the chain, so many steps in each, first and
+    last included (Nichol & Dhariwal 2021). "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises
+    ValueError for anything else and for counts that don't fit.
+    """
+    text = respacing.strip().lower()
+    try:
+        if text.startswith("ddim"):
+            return _one_stride(int(text[4:]), steps)
+        if text.startswith("linspace"):
+            return _linspace(int(text[8:]), steps)
+        counts = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        if "respacing" in str(error):
+            raise
+        raise ValueError(
+            f'respacing {respacing!r} can\'t be read; write "250", "ddim25", "10,10,3,2,2" or "linspace40"'
+        ) from error
+    return _sections(counts, steps)
+
+
+def _one_stride(count: int, steps: int) -> list[int]:
+    for stride in range(1, steps):
+        if len(range(0, steps, stride)) == count:
+            return list(range(0, steps, stride))
+    possible = sorted({len(range(0, steps, stride)) for stride in range(1, steps)}, key=lambda n: abs(n - count))
+    raise ValueError(f"respacing ddim{count}: no stride leaves {count} of {steps} steps; the nearest is ddim{possible[0]}")
+
+
+def _linspace(count: int, steps: int) -> list[int]:
+    if not 2 <= count <= steps:
+        raise ValueError(f"respacing linspace{count}: 2 to {steps} steps are possible")
+    return [int(k / (count - 1) * (steps - 1) + 1e-6) for k in range(count)]
+
+
+def _sections(counts: Sequence[int], steps: int) -> list[int]:
+    size, extra = divmod(steps, len(counts))
+    retained, start = [], 0
+    for index, count in enumerate(counts):
+        length = size + (index < extra)
+        if not 1 <= count <= length:
+            raise ValueError(f"respacing: a section of {length} steps can't keep {count}; 1 to {length} are possible")
+        stride = (length - 1) / (count - 1) if count > 1 else 1
+        position = 0.0
+        for _ in range(count):
+            retained.append(start + round(position))
+            position += stride
+        start += length
+    return retained
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of a respaced chain, from sigma s to p (0 at the end). `floor` is the posterior variance of the step
+    before the last one, which stands in for the last one's zero."""
+
+    s: float
+    p: float
+    floor: float
+
+    @property
+    def beta(self) -> float:
+        """1 - ab(s) / ab(p) = (s^2 - p^2) / (1 + s^2)."""
+        return (self.s**2 - self.p**2) / (1 + self.s**2)
+
+    @property
+    def posterior(self) -> float:
+        """beta (1 - ab(p)) / (1 - ab(s)), 0 at the last step."""
+        return self.beta * (self.p**2 / (1 + self.p**2)) * ((1 + self.s**2) / self.s**2)
+
+    @property
+    def log_small(self) -> float:
+        return math.log(self.posterior if self.p else self.floor)
+
+
+def transitions(sigmas: Sequence[float]) -> list[Transition]:
+    """The steps of a falling list of sigmas that ends with 0."""
+    pairs = list(zip(sigmas[:-1], sigmas[1:], strict=True))
+    floor = Transition(*pairs[-2], 0.0).posterior if len(pairs) > 1 else Transition(*pairs[-1], 0.0).beta
+    return [Transition(s, p, floor) for s, p in pairs]
+
+
+# (step, v or None) -> variance of x_t-space [B C H W] or a float, and its logarithm for the noise
+Variance = Callable[[Transition, Tensor | None], tuple[Tensor | float, Tensor | float]]
+
+
+def fixed_small(step: Transition, v: Tensor | None) -> tuple[float, float]:
+    """The posterior variance (Ho et al. 2020); guidance does not move the last step."""
+    return step.posterior, step.log_small
+
+
+def fixed_large(step: Transition, v: Tensor | None) -> tuple[float, float]:
+    """beta, with the posterior's stand-in at the last step."""
+    log = math.log(step.beta) if step.p else step.log_small
+    return math.exp(log), log
+
+
+def learned(step: Transition, v: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Interpolated between the two in the logarithm by the network's v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15)."""
+    if v is None:
+        raise ValueError("a learned variance was asked for, but this model predicts none; use fixed large or fixed small")
+    share = (v + 1) / 2
+    log = share * math.log(step.beta) + (1 - share) * step.log_small
+    return log.exp(), log
+
+
+def automatic(step: Transition, v: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+    """Learned where the network gives it, else fixed large: the published code's own choice."""
+    return fixed_large(step, v) if v is None else learned(step, v)
+
+
+VARIANCES: dict[str, Variance] = {
+    "auto": automatic,
+    "learned": learned,
+    "fixed small": fixed_small,
+    "fixed large": fixed_large,
+}
+
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # (x, sigma [B]) -> denoised, v or None
+Gradient = Callable[[Tensor, Tensor], Tensor]  # (x, sigma [B]) -> grad_X log p, guidance scale included
+Noise = Callable[[int], Tensor]  # k-th draw of a run, like x
+OnStep = Callable[[int, Tensor, Tensor, Tensor], None]  # (index, x, denoised, sigma), after each prediction
+
+
+def ddim_step(x: Tensor, denoised: Tensor, step: Transition, eta: float, noise: Tensor | None) -> Tensor:
+    """DDIM (Song et al. 2020, eq. 12): sigma_up = eta p sqrt(s^2 - p^2) / s, the rest points along x - denoised."""
+    up = eta * step.p * math.sqrt(step.s**2 - step.p**2) / step.s
+    down = math.sqrt(step.p**2 - up**2)
+    x = denoised + (down / step.s) * (x - denoised)
+    return x if noise is None else x + up * noise
+
+
+def sample_ddim(
+    predict: Predict,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    eta: float = 0.0,
+    gradient: Gradient | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x at sigmas[0] -> x0 by DDIM; guided through the score, denoised + sigma^2 G, which is not clipped again."""
+    for index, step in enumerate(transitions(sigmas)):
+        sigma = x.new_full((len(x),), step.s)
+        denoised, _ = predict(x, sigma)
+        if gradient is not None:
+            denoised = denoised + append_dims(sigma, x.ndim) ** 2 * gradient(x, sigma)
+        if on_step is not None:
+            on_step(index, x, denoised, sigma)
+        x = ddim_step(x, denoised, step, eta, noise(index) if eta and step.p else None)
+    return x
+
+
+def sample_ddpm(
+    predict: Predict,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    variance: Variance = automatic,
+    gradient: Gradient | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x at sigmas[0] -> x0 by ancestral sampling.
+
+    Posterior mean: denoised + (p / s)^2 (x - denoised). In x_t space guidance moves it by Var g with
+    g = grad_{x_t} log p = sqrt(1 + s^2) G; X = x_t sqrt(1 + sigma^2) makes that sqrt((1 + s^2)(1 + p^2)) Var G here.
+    """
+    for index, step in enumerate(transitions(sigmas)):
+        sigma = x.new_full((len(x),), step.s)
+        denoised, v = predict(x, sigma)
+        var, log_var = variance(step, v)
+        mean = denoised + (step.p / step.s) ** 2 * (x - denoised)
+        if gradient is not None:
+            mean = mean + math.sqrt((1 + step.s**2) * (1 + step.p**2)) * var * gradient(x, sigma)
+        if on_step is not None:
+            on_step(index, x, denoised, sigma)
+        if step.p:
+            std = torch.exp(0.5 * torch.as_tensor(log_var)).to(x) * math.sqrt(1 + step.p**2)
+            mean = mean + std * noise(index)
+        x = mean
+    return x

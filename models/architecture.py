@@ -1,0 +1,144 @@
+"""What the pack knows of a family of checkpoints, and how it finds the family of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .state_dict import CheckpointError, StateDict
+
+ConfigT = TypeVar("ConfigT")
+
+
+class UnknownArchitectureError(CheckpointError):
+    """A file of no known family."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a user of the network must know and its weights don't say by themselves."""
+
+    image_size: int
+    """Side in pixels of the pictures it was trained on."""
+    schedule: str = "linear"
+    """Name of its noise schedule (`models.denoiser.BETAS`)."""
+    class_names: tuple[str, ...] = ()
+    """Names of its classes in order; empty for a network without classes."""
+    class_groups: tuple[int, ...] = ()
+    """Classifier only: sizes of consecutive groups of classes, one softmax each."""
+    no_class: int | None = None
+    """Label that means "no class" in a class-conditional model trained with label dropout."""
+    learned_variance: bool = False
+    """The second half of the output channels interpolates the variance."""
+    low_res_channels: int = 0
+    """Channels of a low-resolution picture that an upsampler takes beside its input."""
+
+
+@dataclass(frozen=True)
+class Architecture(Generic[ConfigT]):
+    """One family of checkpoints."""
+
+    id: str
+    title: str
+    """The family in words, for messages."""
+    kind: str
+    """"model" (predicts noise) or "classifier"."""
+    keys: tuple[str, ...]
+    """Keys that every file of the family has."""
+    absent: tuple[str, ...]
+    """Keys that would make it another family."""
+    read_config: Callable[[StateDict], ConfigT]
+    """From shapes alone; what shapes can't tell comes from the family's own table."""
+    parse_config: Callable[[Mapping[str, Any]], ConfigT]
+    """From the JSON that our own files carry."""
+    build: Callable[..., nn.Module]
+    """(config, operations=, attention=, dtype=, device=) -> network with the file's own parameter names."""
+    facts: Callable[[ConfigT], Facts]
+
+    def lacks(self, state: StateDict) -> list[str]:
+        return [key for key in self.keys if key not in state] + [f"no {key}" for key in self.absent if key in state]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file whose family and configuration are known and whose weights fit exactly."""
+
+    name: str
+    architecture: Architecture[Any]
+    config: Any
+    facts: Facts
+    state: dict[str, Tensor]
+
+    def build(self, **options: Any) -> nn.Module:
+        """The network without its weights; options as in `Architecture.build`."""
+        return self.architecture.build(self.config, **options)
+
+
+def detect(state: StateDict, families: Sequence[Architecture[Any]], name: str) -> Architecture[Any]:
+    """The first family that the keys fit. Raises UnknownArchitectureError with the nearest one."""
+    lacking = {family.id: family.lacks(state) for family in families}
+    for family in families:
+        if not lacking[family.id]:
+            return family
+    nearest = min(families, key=lambda family: len(lacking[family.id]) / len(family.keys))
+    shown = ", ".join(sorted(state)[:3])
+    raise UnknownArchitectureError(
+        f"{name} belongs to no family that can be read here. The nearest is {nearest.title}, for which it lacks: "
+        f"{', '.join(lacking[nearest.id])}. Its first keys are: {shown}"
+    )
+
+
+def parse(
+    name: str, state: dict[str, Tensor], metadata: Mapping[str, str], families: Sequence[Architecture[Any]]
+) -> Checkpoint:
+    """Family, configuration and facts of a state dict, checked key by key and shape by shape."""
+    own = {family.id: family for family in families}.get(metadata.get("architecture", ""))
+    if own is not None:
+        config = own.parse_config(json.loads(metadata["config"]))
+        facts = _own_facts(own.facts(config), metadata)
+        _check_weights(own, config, state, name)
+        return Checkpoint(name, own, config, facts, state)
+    family = detect(state, families, name)
+    try:
+        config = family.read_config(state)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{name} looks like {family.title}, but can't be one: {error} is missing or odd") from error
+    _check_weights(family, config, state, name)
+    return Checkpoint(name, family, config, family.facts(config), state)
+
+
+def _own_facts(read: Facts, metadata: Mapping[str, str]) -> Facts:
+    """Facts of our own files: what the metadata states goes before what the configuration implies."""
+    stated: dict[str, Any] = {}
+    for field in ("class_names", "class_groups"):
+        if field in metadata:
+            stated[field] = tuple(json.loads(metadata[field]))
+    for field in ("image_size", "no_class"):
+        if field in metadata:
+            stated[field] = int(metadata[field])
+    if "schedule" in metadata:
+        stated["schedule"] = metadata["schedule"]
+    return Facts(**{**vars(read), **stated})
+
+
+def _check_weights(family: Architecture[Any], config: Any, state: StateDict, name: str) -> None:
+    with torch.device("meta"):
+        expected = family.build(config).state_dict()
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    reshaped = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    if not (missing or unexpected or reshaped):
+        return
+    faults = [f"lacks {_some(missing)}"] * bool(missing) + [f"has also {_some(unexpected)}"] * bool(unexpected)
+    for key in reshaped[:1]:
+        faults.append(f"has {key} of shape {list(state[key].shape)} where {list(expected[key].shape)} is needed")
+    raise CheckpointError(f"{name} is nearest to {family.title}, but it {' and '.join(faults)}")
+
+
+def _some(keys: list[str], shown: int = 3) -> str:
+    return ", ".join(keys[:shown]) + (f" and {len(keys) - shown} more keys" if len(keys) > shown else "")

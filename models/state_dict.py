@@ -1,0 +1,105 @@
+"""Reading checkpoints without ever running what is in them, and small readings of their shapes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+WRAPPERS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "ema", "params")  # in order of preference
+
+
+class CheckpointError(ValueError):
+    """A file that can't be used. The message says what was found and what to do, without the file's folder."""
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict on the CPU and text metadata (empty unless safetensors).
+
+    Takes safetensors, or a PyTorch file through weights-only loading. Raises CheckpointError for anything else, for
+    files that are cut short, for pickles that ask for code, and for weights that are NaN or infinite.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[8:9] == b"{":
+        state, metadata = _read_safetensors(path)
+    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        state, metadata = _read_torch(path), {}
+    else:
+        start = f"it begins with {head[:8]!r}" if head else "it is empty"
+        raise CheckpointError(
+            f"{path.name} is neither a safetensors file nor a PyTorch state dict ({start}); "
+            "download it again or convert it to safetensors"
+        )
+    _check_finite(state, path.name)
+    return state, metadata
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path.name} is a damaged or truncated safetensors file ({error}); download or save it again"
+        ) from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name} holds a pickle that would run code when loaded, so it was refused "
+            f"({_asked_for(error)}); use a safetensors version of this file"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path.name} is a damaged or truncated PyTorch file ({str(error).splitlines()[0]}); download it again"
+        ) from error
+    return _tensors(content, path.name)
+
+
+def _asked_for(error: Exception) -> str:
+    """The part of PyTorch's long message that names what the pickle wanted."""
+    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return lines[0][:160] if lines else str(error).splitlines()[0][:160]
+
+
+def _tensors(content: Any, name: str) -> dict[str, Tensor]:
+    """The state dict inside what a file held: itself, or under a usual wrapper key."""
+    if isinstance(content, Mapping):
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                return _tensors(content[key], name)
+        found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if found:
+            return found
+    kind = f"a dictionary with the keys {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
+    raise CheckpointError(f"{name} holds no state dict but {kind}; a file of weights by name is needed")
+
+
+def _check_finite(state: StateDict, name: str) -> None:
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value.float().sum() * 0):
+            raise CheckpointError(f"{name} has NaN or infinite weights, first in {key}; the file is of no use")
+
+
+def without_prefix(state: StateDict, prefix: str) -> dict[str, Tensor]:
+    """The entries under a prefix, by their short names."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def count(state: StateDict, template: str) -> int:
+    """How many consecutive indices exist, from 0: `count(state, "input_blocks.{}.")`."""
+    index = 0
+    while any(key.startswith(template.format(index)) for key in state):
+        index += 1
+    return index

@@ -1,0 +1,14 @@
+"""The nodes of the pack, for ComfyUI's V3 API."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import loaders, pictures, sampling
+from .host.folders import register_folders
+
+
+class GuidanceExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*loaders.NODES, *sampling.NODES, *pictures.NODES]

@@ -1,0 +1,172 @@
+"""Our pixel-space networks as the host's own MODEL: its samplers, memory management, previews and VAE nodes work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models_base
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor, nn
+
+from ...guidance.classifier_energy import NO_CLASS
+from ...models.architecture import Checkpoint, Facts
+from ...models.denoiser import NoiseSchedule
+
+COLOURS = 3
+CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
+VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
+
+
+class PixelFormat(comfy.latent_formats.LatentFormat):
+    """The "latent" is the picture, [B 3 H W] in [-1, 1]."""
+
+    latent_channels = COLOURS
+    spacial_downscale_ratio = 1
+    latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+class VarianceReader:
+    """Collects the variance channels that a network predicts beside its noise, for samplers that use them."""
+
+    def __init__(self) -> None:
+        self.v: Tensor | None = None
+
+    def receive(self, v: Tensor, cond_or_uncond: list[int]) -> None:
+        """Keeps the v of the conditional part, as the published samplers do. [chunks * B C H W] -> [B C H W]."""
+        chunks = v.chunk(max(1, len(cond_or_uncond)))
+        for index, kind in enumerate(cond_or_uncond or [0]):
+            if kind == 0:
+                self.v = chunks[index].float()
+
+
+class PixelNetwork(nn.Module):
+    """A network of ours in the place where the host expects its U-Net."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: Any = None, operations: Any = None, **_: Any):
+        super().__init__()
+        self.dtype = dtype
+        self.name = checkpoint.name
+        self.facts = checkpoint.facts
+        self.in_channels = checkpoint.config.in_channels
+        self.downscale = checkpoint.config.downscale
+        self.network = checkpoint.build(operations=operations, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, t: Tensor, *args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Tensor:  # noqa: B006
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, t, *args, transformer_options=transformer_options, **kwargs)
+
+    def _forward(
+        self, x: Tensor, t: Tensor, *args: Any, y: Tensor | None = None, transformer_options: dict[str, Any], **_: Any
+    ) -> Tensor:
+        self._check(x)
+        out = self.network(x, t) if y is None else self.network(x, t, y)
+        reader = transformer_options.get(VARIANCE)
+        if reader is not None and self.facts.learned_variance:
+            reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
+        return out[:, :COLOURS]
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"the pixel model {self.name} takes a LATENT of {self.in_channels} channels, this one has the shape "
+                f"{list(x.shape)}; use Empty Pixel Latent, or VAE Encode with the VAE of Load Guidance Model"
+            )
+        if x.shape[2] % self.downscale or x.shape[3] % self.downscale:
+            raise ValueError(
+                f"the pixel model {self.name} takes pictures whose sides are multiples of {self.downscale}, this one is "
+                f"{x.shape[3]} x {x.shape[2]}; change width and height"
+            )
+
+
+class PixelConfig(comfy.supported_models_base.BASE):
+    """What the host asks of a model family."""
+
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = PixelFormat
+    memory_usage_factor = 0.1
+    custom_operations = comfy.ops.manual_cast
+    optimizations = {"fp8": False}
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
+
+
+class PixelModel(comfy.model_base.BaseModel):
+    """An eps-predicting pixel model with the noise schedule it was trained for and, perhaps, classes."""
+
+    def __init__(self, config: PixelConfig, facts: Facts, device: Any = None):
+        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelNetwork)
+        self.facts = facts
+        schedule = NoiseSchedule.named(facts.schedule)
+        self.model_sampling._register_schedule(given_betas=schedule.betas)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        out = super().extra_conds(**kwargs)
+        if self.facts.class_names:
+            out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+        return out
+
+    def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
+        """Rows of the label table, "no class" included."""
+        labels = torch.tensor([NO_CLASS]) if labels is None else labels
+        if (labels == NO_CLASS).any() and self.facts.no_class is None:
+            raise ValueError(
+                "this class-conditional model was trained without an empty class, so every image needs a class label; "
+                "connect Class Conditioning to the sampler's positive (and, with cfg above 1, negative) input"
+            )
+        return torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels).to(device)
+
+
+def load_pixel_model(
+    open_checkpoint: Callable[[], Checkpoint], disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL. Its weights are normal tensors, so that gradients may pass through them.
+
+    `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        checkpoint = open_checkpoint()
+        config = PixelConfig(checkpoint)
+        device, offload = mm.get_torch_device(), mm.unet_offload_device()
+        parameters = sum(value.numel() for value in checkpoint.state.values())
+        dtype = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
+        config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
+        model = PixelModel(config, checkpoint.facts, device=offload)
+        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        if disable_dynamic:
+            patcher_class = comfy.model_patcher.ModelPatcher
+        patcher = patcher_class(model, load_device=device, offload_device=offload)
+        is_dynamic = getattr(patcher, "is_dynamic", lambda: False)()
+        state = {f"network.{key}": value.to(dtype) for key, value in checkpoint.state.items()}
+        model.diffusion_model.load_state_dict(state, strict=True, assign=is_dynamic)
+        model.diffusion_model.requires_grad_(False)
+        patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint,))
+    return patcher
+
+
+def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """The model with x0 clamped to [-1, 1] after CFG and before every guide (`clip_denoised` of the published code)."""
+    patcher = patcher.clone()
+    patcher.set_model_sampler_post_cfg_function(clamp)
+    return patcher
+
+
+def clamp(arguments: dict[str, Any]) -> Tensor:
+    """A post-CFG function."""
+    return arguments["denoised"].clamp(-1, 1)
+
+
+def pixel_vae() -> comfy.sd.VAE:
+    """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})

@@ -1,0 +1,109 @@
+"""The published samplers as the host's SAMPLER, and one guided run of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...guidance.classifier_energy import ClassifierEnergy, gradient
+from ...guidance.noise import StepNoise, initial_noise
+from ...guidance.sampling import Gradient, Noise, Predict, respaced
+from .classifier import HostClassifier
+from .gradients import autograd_on
+from .pixel_model import VARIANCE, VarianceReader, clamp
+
+Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
+
+
+def published_sampler(
+    loop: Loop, clip_denoised: bool, guidance: Gradient | None = None, noise: Callable[[Tensor], Noise] | None = None
+) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER around a loop of `guidance.sampling`.
+
+    `clip_denoised` clamps x0 after CFG and before every other patch of the model. `noise` replaces the draws of the steps
+    (tests inject them); by default image i of a batch has its own, from the run's seed.
+    """
+
+    def sample(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool | None = None, **_: Any
+    ) -> Tensor:
+        if len(sigmas) < 2:
+            return x
+        if not torch.count_nonzero(model.latent_image):
+            # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
+            x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
+        draws = noise(x) if noise else StepNoise(x, extra_args.get("seed") or 0, range(len(x)))
+        levels = [float(sigma) for sigma in sigmas]
+
+        def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
+            callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+        predict = _predictor(model, extra_args, clip_denoised)
+        return loop(predict, x, levels, draws, gradient=guidance, on_step=report)
+
+    return comfy.samplers.KSAMPLER(sample)
+
+
+def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool) -> Predict:
+    """The host's model as (denoised, v); v where the network predicts its variance."""
+    reader = VarianceReader()
+    options = extra_args["model_options"]
+    options = {**options, "transformer_options": {**options.get("transformer_options", {}), VARIANCE: reader}}
+    if clip_denoised:
+        options["sampler_post_cfg_function"] = [clamp, *options.get("sampler_post_cfg_function", [])]
+    arguments = {**extra_args, "model_options": options}
+
+    def predict(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+        reader.v = None
+        return model(x, sigma, **arguments), reader.v
+
+    return predict
+
+
+def classifier_gradient(classifier: HostClassifier, labels: Tensor, guidance_scale: float) -> Gradient | None:
+    """guidance_scale * grad_x log p(labels | x, sigma), or None where there is nothing to add."""
+    if guidance_scale == 0:
+        return None
+    energy = ClassifierEnergy(classifier.logits, labels, classifier.facts.class_groups)
+
+    def grad(x: Tensor, sigma: Tensor) -> Tensor:
+        with autograd_on():
+            return -guidance_scale * gradient(energy, x, sigma)
+
+    return grad
+
+
+def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
+    """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share."""
+    table = getattr(model.get_model_object("model_sampling"), "sigmas", None)
+    if table is None or float(table[-1]) <= 1:
+        raise ValueError("respacing needs a model trained on a chain of noise levels (eps or v prediction), not a flow model")
+    kept = respaced(respacing, len(table))
+    steps = max(1, round(len(kept) * denoise))
+    return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])
+
+
+def run(
+    model: Any,
+    conditions: dict[str, Any],
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """One run without CFG through the host's guider, on a LATENT; image i's noise is that of `seed + i` alone."""
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    indices = latent.get("batch_index") or range(len(samples))
+    noise = initial_noise(samples.shape, seed, indices)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds(conditions)
+    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    result = guider.sample(
+        noise, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), callback=callback, seed=seed
+    )
+    return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": result.cpu()}

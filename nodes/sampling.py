@@ -1,0 +1,194 @@
+"""Sampling of pixel models: latents, class labels and the classifier-guided run of the ADM paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from ..guidance.classifier_energy import NO_CLASS
+from ..guidance.labels import parse_labels
+from ..guidance.sampling import sample_ddim, sample_ddpm
+from . import sockets
+from .host.classifier import HostClassifier
+from .host.errors import GuidanceNode, about
+from .host.pixel_model import CLASS_LABELS, COLOURS
+from .host.sampling import Loop, classifier_gradient, published_sampler, respaced_sigmas, run
+
+ALGORITHMS: dict[str, Callable[[float], Loop]] = {
+    "ddim": lambda eta: partial(sample_ddim, eta=eta),  # Algorithm 2
+    "ddpm": lambda eta: sample_ddpm,  # Algorithm 1; eta has no meaning there
+}
+
+
+def class_conditioning(labels: list[int]) -> list[Any]:
+    """CONDITIONING that holds class labels and nothing else."""
+    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]
+
+
+def class_names_of(model: Any) -> tuple[str, ...]:
+    facts = getattr(model.model, "facts", None)
+    return facts.class_names if facts is not None else ()
+
+
+class EmptyPixelLatent(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_EmptyPixelLatent",
+            display_name="Empty Pixel Latent",
+            category="guidance/sampling",
+            description="An empty LATENT for models that work on pixels: its size is the picture's size.",
+            search_aliases=["pixel space latent"],
+            inputs=[
+                io.Int.Input("width", default=32, min=8, max=4096, step=8, tooltip="Pixels. Use the size the model was trained on."),
+                io.Int.Input("height", default=32, min=8, max=4096, step=8, tooltip="Pixels. Use the size the model was trained on."),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many pictures at once."),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def run(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
+        device = comfy.model_management.intermediate_device()
+        samples = torch.zeros(batch_size, COLOURS, height, width, device=device)
+        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": 1})
+
+
+CLASS_LABEL_TOOLTIP = (
+    "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "
+    "A wrong name is answered with the nearest ones."
+)
+
+
+class ClassConditioning(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ClassConditioning",
+            display_name="Class Conditioning",
+            category="guidance/sampling",
+            description="Class labels as CONDITIONING for class-conditional models. Leave the label empty for the "
+            "negative side of CFG.",
+            search_aliases=["class label", "ImageNet class"],
+            inputs=[
+                io.Model.Input("model", tooltip="The class-conditional model; it knows its class names."),
+                io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def run(cls, model: Any, class_label: str) -> io.NodeOutput:
+        names = class_names_of(model)
+        with about("model"):
+            if not names:
+                raise ValueError("a class-conditional model is needed, this one has no classes; use Load Guidance Model")
+        with about("class_label"):
+            # every label is kept: the sampler gives label i to image i
+            labels = parse_labels(class_label, names, max(1, class_label.strip().count("\n") + class_label.count(";") + 1))
+        return io.NodeOutput(class_conditioning(labels))
+
+
+class ClassifierGuidedSampler(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ClassifierGuidedSampler",
+            display_name="Classifier-Guided Sampler",
+            category="guidance/sampling",
+            description="Samples a pixel model while a noise-aware classifier pulls each picture towards a class "
+            "(Dhariwal & Nichol 2021). Image i of a batch is the image that seed + i gives alone.",
+            search_aliases=["ADM", "classifier guidance", "guided diffusion", "DDIM", "DDPM"],
+            inputs=[
+                io.Model.Input("model", tooltip="A pixel model. An unconditional one is steered by the classifier alone."),
+                sockets.Classifier.Input("classifier", tooltip="A noise-aware classifier for pictures of the same size."),
+                io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
+                io.Latent.Input("latent_image", tooltip="Empty Pixel Latent, or a picture through VAE Encode with denoise below 1."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Noise of the first image; the next ones use seed + 1, seed + 2, ...",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Network evaluations. 25 for ddim, 100 to 250 for ddpm."),
+                io.Combo.Input(
+                    "algorithm",
+                    options=list(ALGORITHMS),
+                    default="ddim",
+                    tooltip="ddim: the gradient moves the score (Algorithm 2). ddpm: it moves the mean by the variance (Algorithm 1).",
+                ),
+                io.Float.Input(
+                    "guidance_scale",
+                    default=1.0,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Strength of the classifier. 0 is off, 1 the exact posterior; unconditional models like 4 to 10.",
+                ),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.01, max=1.0, step=0.01, advanced=True, tooltip="Below 1 the latent's picture shows through."
+                ),
+                io.Float.Input(
+                    "eta", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Fresh noise in ddim: 0 none, 1 as much as ddpm."
+                ),
+                io.String.Input(
+                    "respacing",
+                    default="",
+                    advanced=True,
+                    tooltip='Which training steps are kept: "250", "ddim25", "10,10,3,2,2", "linspace40". Empty: steps, evenly.',
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="What the model itself is told, for class-conditional models. Not connected: no class, or the "
+                    "class label itself for models that know no empty class.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        classifier: HostClassifier,
+        class_label: str,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        algorithm: str,
+        guidance_scale: float,
+        denoise: float,
+        eta: float,
+        respacing: str,
+        positive: list[Any] | None = None,
+    ) -> io.NodeOutput:
+        batch = len(latent_image["samples"])
+        with about("class_label"):
+            labels = parse_labels(class_label, classifier.facts.class_names, batch)
+        with about("respacing" if respacing.strip() else "steps"):
+            sigmas = respaced_sigmas(model, respacing.strip() or str(steps), denoise)
+        with about("latent_image"):
+            classifier.prepare(latent_image["samples"].shape)
+        guidance = classifier_gradient(classifier, torch.tensor(labels), guidance_scale)
+        sampler = published_sampler(ALGORITHMS[algorithm](eta), clip_denoised=False, guidance=guidance)
+        conditions = {"positive": positive or cls.own_conditioning(model, classifier, labels)}
+        return io.NodeOutput(run(model, conditions, sampler, sigmas, latent_image, seed))
+
+    @classmethod
+    def own_conditioning(cls, model: Any, classifier: HostClassifier, labels: list[int]) -> list[Any]:
+        """No class; or the labels themselves for a model of the same classes that knows no empty one."""
+        facts = getattr(model.model, "facts", None)
+        needs_class = facts is not None and facts.class_names and facts.no_class is None
+        same = needs_class and facts.class_names == classifier.facts.class_names
+        return class_conditioning(labels if same else [NO_CLASS])
+
+
+NODES: list[type[io.ComfyNode]] = [EmptyPixelLatent, ClassConditioning, ClassifierGuidedSampler]

@@ -1,0 +1,5 @@
+"""The pack's own socket types; everything else is the host's."""
+
+from comfy_api.latest import io
+
+Classifier = io.Custom("GUIDANCE_CLASSIFIER")
