@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io
 
@@ -16,7 +15,7 @@ from ..guidance.sampling import sample_ddim, sample_ddpm
 from . import sockets
 from .host.classifier import HostClassifier
 from .host.errors import GuidanceNode, about
-from .host.pixel_model import CLASS_LABELS, COLOURS
+from .host.pixel_model import CLASS_LABELS, empty_pixels
 from .host.sampling import Loop, classifier_gradient, published_sampler, respaced_sigmas, run
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
@@ -54,9 +53,7 @@ class EmptyPixelLatent(GuidanceNode):
 
     @classmethod
     def run(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
-        device = comfy.model_management.intermediate_device()
-        samples = torch.zeros(batch_size, COLOURS, height, width, device=device)
-        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": 1})
+        return io.NodeOutput(empty_pixels(batch_size, height, width))
 
 
 CLASS_LABEL_TOOLTIP = (

@@ -1,18 +1,87 @@
-"""Loads the repository as the package `pack`, the way the host loads a node pack: its root never enters `sys.path`."""
+"""Loads the repository the way the host loads a node pack: as one package, here `pack`. Its root never enters `sys.path`,
+where our `nodes/` would shadow the host's `nodes.py`. Scripts run from the root, so their packages get their own names."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load_pack() -> None:
-    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None and spec.loader is not None
+def load_package(name, folder):
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
     module = importlib.util.module_from_spec(spec)
-    sys.modules["pack"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
 
 
-load_pack()
+load_package("pack", ROOT)
+for script_package in ("models", "training", "bench"):
+    load_package(script_package, ROOT / script_package)
+
+
+def host_folder():
+    """The ComfyUI to test on. Its absence is an error, never a skip."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path or not (Path(path) / "main.py").exists():
+        pytest.exit(f"COMFYUI_PATH is {path!r}, a ComfyUI folder is needed; run `python dev.py test`", returncode=4)
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def comfy(tmp_path_factory):
+    """The host's modules, importable in this process, on the CPU, with folders of their own."""
+    folder = host_folder()
+    base = tmp_path_factory.mktemp("comfy")
+    sys.path.insert(0, str(folder))
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args
+    import nodes
+
+    sys.argv = arguments
+    return nodes
+
+
+@pytest.fixture(scope="session")
+def pack_nodes(comfy):
+    """The pack's node classes by id, as the host gets them."""
+    import asyncio
+
+    import pack
+
+    async def load():
+        extension = await pack.comfy_entrypoint()
+        await extension.on_load()
+        return await extension.get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(load())}
+
+
+@pytest.fixture
+def execute(pack_nodes):
+    """Runs one node as the host does, in inference mode, with its schema's defaults; returns its outputs."""
+    import torch
+
+    def run(node_id, **inputs):
+        node = pack_nodes[node_id]
+        defaults = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
+        given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
+        with torch.inference_mode():
+            return node.execute(**given).args
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A real ComfyUI with the pack, on a free port."""
+    from bench.host_server import running
+
+    with running(host_folder()) as host:
+        yield host

@@ -170,3 +170,9 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
 def pixel_vae() -> comfy.sd.VAE:
     """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
     return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:
+    """An empty LATENT of pictures."""
+    samples = torch.zeros(batch, COLOURS, height, width, device=mm.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": 1}

@@ -1,0 +1,103 @@
+"""The demo: the shipped workflow on 64 pictures through the host's HTTP API, judged; JSON on the last line.
+
+64 pictures, 8 of each shape, seeds 0 to 63, 25 DDIM steps, unconditional predictions: once without, once with the
+classifier. Pictures land in `output/demo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from training.scenes import SHAPES
+
+from . import judge
+from .host_server import PACK, Host, running
+
+WORKFLOW = PACK / "workflows" / "api" / "classifier_guidance.json"
+PICTURES = 64
+UNGUIDED, GUIDED = "4", "5"  # the samplers of the workflow
+UNGUIDED_FILES, GUIDED_FILES = "unguided", "guided"  # added: every picture as a file
+
+
+def say(text: str) -> None:
+    print(f"[demo] {text}", file=sys.stderr, flush=True)
+
+
+def prompt() -> dict[str, Any]:
+    """The shipped workflow, for 64 pictures, with every picture saved."""
+    workflow = copy.deepcopy(json.loads(WORKFLOW.read_text("utf-8")))
+    labels = "\n".join(list(SHAPES) * (PICTURES // len(SHAPES)))
+    workflow["3"]["inputs"]["batch_size"] = PICTURES
+    for sampler in (UNGUIDED, GUIDED):
+        workflow[sampler]["inputs"]["class_label"] = labels
+    for name, decoded in ((UNGUIDED_FILES, "6"), (GUIDED_FILES, "7")):
+        workflow[name] = {"class_type": "SaveImage", "inputs": {"images": [decoded, 0], "filename_prefix": name}}
+    return workflow
+
+
+def to_tensor(files: list[bytes]) -> Tensor:
+    """PNG files of one size -> [B 3 H W] in [-1, 1]."""
+    arrays = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+    return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 127.5 - 1
+
+
+def shape_accuracy(files: list[bytes]) -> float:
+    said = judge.classify(to_tensor(files))["shape"]
+    wanted = torch.arange(len(files)) % len(SHAPES)
+    return round((said == wanted).float().mean().item(), 4)
+
+
+def save(files: list[bytes], folder: Path, name: str) -> list[str]:
+    paths = [folder / f"{name}_{index:02d}.png" for index in range(len(files))]
+    for path, file in zip(paths, files, strict=True):
+        path.write_bytes(file)
+    return [os.path.relpath(path) for path in paths]
+
+
+def demonstrate(host: Host, folder: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    outputs = host.run(prompt())
+    seconds = time.monotonic() - started
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sheet = save(host.images(outputs["9"]), folder, "sheet")
+    unguided, guided = host.images(outputs[UNGUIDED_FILES]), host.images(outputs[GUIDED_FILES])
+    return {
+        "images": sheet + save(unguided, folder, "unguided") + save(guided, folder, "guided"),
+        "targets": list(SHAPES),
+        "n": len(guided),
+        "judge_sha256": judge.sha256(),
+        "accuracy_unguided": shape_accuracy(unguided),
+        "accuracy_guided": shape_accuracy(guided),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="dev.py demo")
+    parser.add_argument("--out", type=Path, default=PACK / "output" / "demo")
+    folder = parser.parse_args().out
+    flags = [] if torch.cuda.is_available() or torch.backends.mps.is_available() else ["--cpu"]
+    say("starting ComfyUI")
+    with running(Path(os.environ["COMFYUI_PATH"]), flags=flags) as host:
+        say(f"sampling {PICTURES} pictures twice")
+        result = demonstrate(host, folder)
+    say(f"pictures are in {folder}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
