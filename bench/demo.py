@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
 from training.scenes import SHAPES
 
 from . import judge

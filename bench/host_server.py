@@ -117,7 +117,11 @@ def _install_pack(base: Path) -> None:
 
 @contextmanager
 def running(
-    comfyui: Path, python: str = sys.executable, base: Path | None = None, flags: Sequence[str] = ("--cpu",), only_ours: bool = True
+    comfyui: Path,
+    python: str = sys.executable,
+    base: Path | None = None,
+    flags: Sequence[str] = ("--cpu",),
+    only_ours: bool = True,
 ) -> Iterator[Host]:
     """Starts ComfyUI from `comfyui`, waits until it answers, and ends it, whatever happens.
 

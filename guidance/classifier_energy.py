@@ -16,8 +16,8 @@ Logits = Callable[[Tensor, Tensor], Tensor]  # (x = x0 + sigma noise, sigma [B])
 def log_probability(logits: Tensor, labels: Tensor, groups: Sequence[int]) -> Tensor:
     """log p(label) [B] of logits [B classes], the softmax taken over the label's own group of classes; 0 for no class.
 
-    `groups` are the sizes of consecutive groups: one of all classes for a usual classifier, one for each attribute for a
-    classifier with several heads.
+    `groups` are the sizes of consecutive groups: one of all classes for a usual classifier, one for each
+    attribute for a classifier with several heads.
     """
     group = torch.repeat_interleave(torch.tensor(groups), torch.tensor(groups)).to(labels.device)
     chosen = labels.clamp(min=0)

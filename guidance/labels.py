@@ -33,7 +33,9 @@ def _index(label: str, class_names: Sequence[str]) -> int:
         return lowered.index(label.lower())
     if re.fullmatch(r"[+-]?\d+", label):
         if not 0 <= int(label) < len(class_names):
-            raise ValueError(f"class index {label} is out of range; {len(class_names)} classes run from 0 to {len(class_names) - 1}")
+            raise ValueError(
+                f"class index {label} is out of range; {len(class_names)} classes run from 0 to {len(class_names) - 1}"
+            )
         return int(label)
     near = difflib.get_close_matches(label.lower(), lowered, n=3, cutoff=0.5)
     names = [class_names[lowered.index(name)] for name in near] or list(class_names[:8])

@@ -20,8 +20,8 @@ from .step import append_dims
 def respaced(respacing: str, steps: int = 1000) -> list[int]:
     """Retained timesteps in ascending order.
 
-    "ddimN": N steps of one integer stride from 0. "a,b,c": equal sections of the chain, so many steps in each, first and
-    last included (Nichol & Dhariwal 2021). "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises
+    "ddimN": N steps of one integer stride from 0. "a,b,c": equal sections of the chain, so many steps in each, first
+    and last included (Nichol & Dhariwal 2021). "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises
     ValueError for anything else and for counts that don't fit.
     """
     text = respacing.strip().lower()
@@ -45,7 +45,9 @@ def _one_stride(count: int, steps: int) -> list[int]:
         if len(range(0, steps, stride)) == count:
             return list(range(0, steps, stride))
     possible = sorted({len(range(0, steps, stride)) for stride in range(1, steps)}, key=lambda n: abs(n - count))
-    raise ValueError(f"respacing ddim{count}: no stride leaves {count} of {steps} steps; the nearest is ddim{possible[0]}")
+    raise ValueError(
+        f"respacing ddim{count}: no stride leaves {count} of {steps} steps; the nearest is ddim{possible[0]}"
+    )
 
 
 def _linspace(count: int, steps: int) -> list[int]:
@@ -119,7 +121,9 @@ def fixed_large(step: Transition, v: Tensor | None) -> tuple[float, float]:
 def learned(step: Transition, v: Tensor | None) -> tuple[Tensor, Tensor]:
     """Interpolated between the two in the logarithm by the network's v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15)."""
     if v is None:
-        raise ValueError("a learned variance was asked for, but this model predicts none; use fixed large or fixed small")
+        raise ValueError(
+            "a learned variance was asked for, but this model predicts none; use fixed large or fixed small"
+        )
     share = (v + 1) / 2
     log = share * math.log(step.beta) + (1 - share) * step.log_small
     return log.exp(), log

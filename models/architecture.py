@@ -107,7 +107,9 @@ def parse(
     try:
         config = family.read_config(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{name} looks like {family.title}, but can't be one: {error} is missing or odd") from error
+        raise CheckpointError(
+            f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
+        ) from error
     _check_weights(family, config, state, name)
     return Checkpoint(name, family, config, family.facts(config), state)
 

@@ -38,9 +38,9 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """x_t = sqrt(ab_t) x0 + sqrt(1 - ab_t) eps with ab_t = `alphas_cumprod[t]`, [T] float64; sigma^2 = (1 - ab) / ab."""
+    """x_t = sqrt(ab_t) x0 + sqrt(1 - ab_t) eps with ab_t = `alphas_cumprod[t]`; sigma^2 = (1 - ab_t) / ab_t."""
 
-    alphas_cumprod: Tensor
+    alphas_cumprod: Tensor  # [T] float64
 
     @classmethod
     def named(cls, name: str, steps: int = 1000) -> NoiseSchedule:

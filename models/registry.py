@@ -14,7 +14,7 @@ DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
-    """Reads a file and checks it. Raises CheckpointError, also when it is of another kind than "model" or "classifier"."""
+    """Reads a file and checks it; `kind` is "model" or "classifier"; the other one raises CheckpointError too."""
     path = Path(path)
     state, metadata = read(path)
     checkpoint = parse(path.name, state, metadata, ARCHITECTURES)

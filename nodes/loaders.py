@@ -59,7 +59,7 @@ class LoadModel(GuidanceNode):
                     "clip_denoised",
                     default=True,
                     advanced=True,
-                    tooltip="Clamp the predicted picture to its range after CFG and before guides, as the papers' code does.",
+                    tooltip="Clamp the predicted picture to its range after CFG and before guides, as the papers did.",
                 ),
                 io.Combo.Input(
                     "schedule",
@@ -98,7 +98,7 @@ class LoadClassifier(GuidanceNode):
             node_id="Guidance_LoadClassifier",
             display_name="Load Guidance Classifier",
             category="guidance/loaders",
-            description="Loads a noise-aware classifier: it names what a picture shows while the picture is still noisy.",
+            description="Loads a noise-aware classifier: it tells what a picture shows while it is still noisy.",
             search_aliases=["ADM classifier", "classifier guidance", "noisy classifier"],
             inputs=[
                 io.Combo.Input(

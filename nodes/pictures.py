@@ -65,9 +65,14 @@ class ContactSheet(GuidanceNode):
             search_aliases=["grid", "image grid", "comparison"],
             inputs=[
                 io.Autogrow.Input("images", template=images),
-                io.Int.Input("columns", default=8, min=0, max=64, tooltip="Pictures a row; 0 makes the sheet about square."),
+                io.Int.Input(
+                    "columns", default=8, min=0, max=64, tooltip="Pictures a row; 0 makes the sheet about square."
+                ),
                 io.String.Input(
-                    "labels", multiline=True, default="", tooltip="Captions, one a line; they start again when they run out."
+                    "labels",
+                    multiline=True,
+                    default="",
+                    tooltip="Captions, one a line; they start again when they run out.",
                 ),
                 io.Int.Input("scale", default=4, min=1, max=16, tooltip="Each pixel becomes a square of this side."),
             ],

@@ -44,8 +44,22 @@ class EmptyPixelLatent(GuidanceNode):
             description="An empty LATENT for models that work on pixels: its size is the picture's size.",
             search_aliases=["pixel space latent"],
             inputs=[
-                io.Int.Input("width", default=32, min=8, max=4096, step=8, tooltip="Pixels. Use the size the model was trained on."),
-                io.Int.Input("height", default=32, min=8, max=4096, step=8, tooltip="Pixels. Use the size the model was trained on."),
+                io.Int.Input(
+                    "width",
+                    default=32,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Pixels. Use the size the model was trained on.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=32,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Pixels. Use the size the model was trained on.",
+                ),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many pictures at once."),
             ],
             outputs=[io.Latent.Output()],
@@ -84,10 +98,14 @@ class ClassConditioning(GuidanceNode):
         names = class_names_of(model)
         with about("model"):
             if not names:
-                raise ValueError("a class-conditional model is needed, this one has no classes; use Load Guidance Model")
+                raise ValueError(
+                    "a class-conditional model is needed, this one has no classes; use Load Guidance Model"
+                )
         with about("class_label"):
             # every label is kept: the sampler gives label i to image i
-            labels = parse_labels(class_label, names, max(1, class_label.strip().count("\n") + class_label.count(";") + 1))
+            labels = parse_labels(
+                class_label, names, max(1, class_label.strip().count("\n") + class_label.count(";") + 1)
+            )
         return io.NodeOutput(class_conditioning(labels))
 
 
@@ -102,10 +120,16 @@ class ClassifierGuidedSampler(GuidanceNode):
             "(Dhariwal & Nichol 2021). Image i of a batch is the image that seed + i gives alone.",
             search_aliases=["ADM", "classifier guidance", "guided diffusion", "DDIM", "DDPM"],
             inputs=[
-                io.Model.Input("model", tooltip="A pixel model. An unconditional one is steered by the classifier alone."),
-                sockets.Classifier.Input("classifier", tooltip="A noise-aware classifier for pictures of the same size."),
+                io.Model.Input(
+                    "model", tooltip="A pixel model. An unconditional one is steered by the classifier alone."
+                ),
+                sockets.Classifier.Input(
+                    "classifier", tooltip="A noise-aware classifier for pictures of the same size."
+                ),
                 io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
-                io.Latent.Input("latent_image", tooltip="Empty Pixel Latent, or a picture through VAE Encode with denoise below 1."),
+                io.Latent.Input(
+                    "latent_image", tooltip="Empty Pixel Latent, or a picture through VAE Encode with denoise below 1."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -114,12 +138,18 @@ class ClassifierGuidedSampler(GuidanceNode):
                     control_after_generate=True,
                     tooltip="Noise of the first image; the next ones use seed + 1, seed + 2, ...",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Network evaluations. 25 for ddim, 100 to 250 for ddpm."),
+                io.Int.Input(
+                    "steps",
+                    default=25,
+                    min=1,
+                    max=1000,
+                    tooltip="Network evaluations. 25 for ddim, 100 to 250 for ddpm.",
+                ),
                 io.Combo.Input(
                     "algorithm",
                     options=list(ALGORITHMS),
                     default="ddim",
-                    tooltip="ddim: the gradient moves the score (Algorithm 2). ddpm: it moves the mean by the variance (Algorithm 1).",
+                    tooltip="ddim: the gradient moves the score (Algorithm 2). ddpm: it moves the mean (Algorithm 1).",
                 ),
                 io.Float.Input(
                     "guidance_scale",
@@ -127,25 +157,37 @@ class ClassifierGuidedSampler(GuidanceNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Strength of the classifier. 0 is off, 1 the exact posterior; unconditional models like 4 to 10.",
+                    tooltip="Strength of the classifier. 0 is off, 1 exact; unconditional models like 4 to 10.",
                 ),
                 io.Float.Input(
-                    "denoise", default=1.0, min=0.01, max=1.0, step=0.01, advanced=True, tooltip="Below 1 the latent's picture shows through."
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Below 1 the latent's picture shows through.",
                 ),
                 io.Float.Input(
-                    "eta", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Fresh noise in ddim: 0 none, 1 as much as ddpm."
+                    "eta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Fresh noise in ddim: 0 none, 1 as much as ddpm.",
                 ),
                 io.String.Input(
                     "respacing",
                     default="",
                     advanced=True,
-                    tooltip='Which training steps are kept: "250", "ddim25", "10,10,3,2,2", "linspace40". Empty: steps, evenly.',
+                    tooltip='Kept training steps: "250", "ddim25", "10,10,3,2,2", "linspace40". Empty: steps, evenly.',
                 ),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="What the model itself is told, for class-conditional models. Not connected: no class, or the "
-                    "class label itself for models that know no empty class.",
+                    tooltip="What the model itself is told, for class-conditional models. Not connected: no class, or "
+                    "the class label itself for models that know no empty class.",
                 ),
             ],
             outputs=[io.Latent.Output()],
@@ -183,8 +225,7 @@ class ClassifierGuidedSampler(GuidanceNode):
     def own_conditioning(cls, model: Any, classifier: HostClassifier, labels: list[int]) -> list[Any]:
         """No class; or the labels themselves for a model of the same classes that knows no empty one."""
         facts = getattr(model.model, "facts", None)
-        needs_class = facts is not None and facts.class_names and facts.no_class is None
-        same = needs_class and facts.class_names == classifier.facts.class_names
+        same = facts is not None and facts.class_names == classifier.facts.class_names and facts.no_class is None
         return class_conditioning(labels if same else [NO_CLASS])
 
 

@@ -1,7 +1,7 @@
 """The networks of the two ADM golden files, and everything a trajectory of theirs needs."""
 
 import golden_files
-import torch
+
 from pack.guidance.classifier_energy import ClassifierEnergy, gradient
 from pack.guidance.sampling import respaced
 from pack.guidance.step import append_dims

@@ -1,5 +1,8 @@
-"""Loads the repository the way the host loads a node pack: as one package, here `pack`. Its root never enters `sys.path`,
-where our `nodes/` would shadow the host's `nodes.py`. Scripts run from the root, so their packages get their own names."""
+"""Loads the repository the way the host loads a node pack: as one package, here `pack`.
+
+Its root never enters `sys.path`, where our `nodes/` would shadow the host's `nodes.py`. Scripts run from the root, so
+their packages are known by their own names too.
+"""
 
 import importlib.util
 import os
@@ -12,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_package(name, folder):
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -42,6 +47,7 @@ def comfy(tmp_path_factory):
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args
+
     import nodes
 
     sys.argv = arguments
@@ -65,7 +71,7 @@ def pack_nodes(comfy):
 
 @pytest.fixture
 def execute(pack_nodes):
-    """Runs one node as the host does, in inference mode, with its schema's defaults; returns its outputs."""
+    """Runs one node as the host does, on a locked clone in inference mode; the schema gives defaults."""
     import torch
 
     def run(node_id, **inputs):
@@ -73,7 +79,7 @@ def execute(pack_nodes):
         defaults = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
         given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
         with torch.inference_mode():
-            return node.execute(**given).args
+            return node.PREPARE_CLASS_CLONE(None).execute(**given).args
 
     return run
 

@@ -31,7 +31,8 @@ known = set(sys.modules)
 out, err = io.StringIO(), io.StringIO()
 started = time.perf_counter()
 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    spec = importlib.util.spec_from_file_location("probe", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
+    root = {root!r}
+    spec = importlib.util.spec_from_file_location("probe", root + "/__init__.py", submodule_search_locations=[root])
     module = importlib.util.module_from_spec(spec)
     sys.modules["probe"] = module
     spec.loader.exec_module(module)
@@ -71,6 +72,6 @@ def test_importing_opens_no_connection_and_prints_nothing(probe):
 
 @pytest.mark.host
 def test_importing_is_quick_and_leaves_heavy_libraries_alone(probe):
-    # a shared machine may be slow: the promise of 0.5 s is measured by `dev.py bench import_time`, this guards its order
+    # a shared machine may be slow: 0.5 s are measured by `dev.py bench import_time`; this guards the order
     assert probe["seconds"] < 5
     assert probe["heavy"] == []

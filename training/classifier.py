@@ -10,10 +10,11 @@ import json
 from dataclasses import asdict
 
 import torch
-from models.adm.network import Classifier, ClassifierConfig
-from models.denoiser import NoiseSchedule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from models.adm.network import Classifier, ClassifierConfig
+from models.denoiser import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASS_NAMES, CLASSES, Scenes
@@ -41,7 +42,9 @@ class NoisyCrossEntropy:
         self.curriculum = curriculum
         self.seen = 0
 
-    def __call__(self, network: nn.Module, scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, network: nn.Module, scenes: Scenes, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         x0, labels = scenes.image, scenes.attributes.labels()
         reach = min(1.0, 0.1 + self.seen / self.curriculum)
         self.seen += len(x0)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -134,7 +135,8 @@ class Run:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         mine = self.network.state_dict()
         floating = [key for key, value in self.ema.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.ema[k] for k in floating], [mine[k].float() for k in floating], 1 - decay)
+        for key in floating:
+            self.ema[key].lerp_(mine[key].float(), 1 - decay)
 
     def save(self, path: Path, report: dict[str, float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,7 @@ def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
     if given.resume:
         run.resume(given.resume)
     run.network.train()
-    network = torch.compile(run.network) if given.compile else run.network
+    network = cast(nn.Module, torch.compile(run.network)) if given.compile else run.network
     # a resumed run must not see the same pictures again
     generator = torch.Generator(run.device).manual_seed(recipe.seed + 7919 * (run.step + run.earlier_images))
     batches = scene_batches(recipe.batch, generator)

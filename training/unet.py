@@ -11,9 +11,10 @@ import math
 from dataclasses import asdict
 
 import torch
+from torch import Tensor, nn
+
 from models.adm.network import UNet, UNetConfig
 from models.denoiser import NoiseSchedule
-from torch import Tensor, nn
 
 from .loop import Recipe, Run, arguments, train, zero_outputs
 from .scenes import CLASS_NAMES, CLASSES, Scenes, first_index
@@ -70,7 +71,9 @@ class HybridLoss:
         }
         self.tables = {key: table.float().to(device) for key, table in tables.items()}
 
-    def __call__(self, network: nn.Module, scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, network: nn.Module, scenes: Scenes, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         x0 = scenes.image
         t = torch.randint(len(self.tables["signal"]), (len(x0),), generator=generator, device=x0.device)
         at = {key: table[t][:, None, None, None] for key, table in self.tables.items()}

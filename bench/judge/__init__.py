@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
 from training.scenes import CLASSES
 
 from .network import Judge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+
 from training.scenes import CLASSES, draw, render
 
 from . import classify, oracles, sha256

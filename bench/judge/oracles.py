@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
 from training.scenes import COLOURS, MAX_ANGLE, SHAPES, Attributes, render
 
 PALETTE = torch.tensor(list(COLOURS.values())) * 2 - 1  # [8 3] in [-1, 1]

@@ -8,6 +8,7 @@ import json
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, pad
+
 from training.loop import Recipe, Run, arguments, train
 from training.scenes import CLASS_NAMES, CLASSES, Scenes
 

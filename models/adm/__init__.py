@@ -14,6 +14,7 @@ from .network import Classifier, ClassifierConfig, UNet, UNetConfig
 
 IMAGENET = 1000
 
+
 @dataclass(frozen=True)
 class Untold:
     """What shapes can't tell of a U-Net."""

@@ -7,7 +7,7 @@ them; normalisation, embeddings and the last layer run in float32 whatever the a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,8 +181,8 @@ def double(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2, mode="nearest")
 
 
-
-def run(block: Sequence[nn.Module], x: Tensor, emb: Tensor) -> Tensor:
+def run(block: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+    assert isinstance(block, nn.ModuleList)
     for layer in block:
         x = layer(x, emb) if isinstance(layer, (ResBlock, AttentionBlock, Downsample, Upsample)) else layer(x)
     return x
@@ -196,14 +196,16 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
     for level, mult in enumerate(config.channel_mult):
         for _ in range(config.num_res_blocks):
             outputs = int(mult * config.model_channels)
-            block = [ResBlock(layers, channels, outputs)]
+            block: list[nn.Module] = [ResBlock(layers, channels, outputs)]
             channels = outputs
             if 2**level in config.attention:
                 block.append(AttentionBlock(layers, channels))
             blocks.append(nn.ModuleList(block))
             widths.append(channels)
         if level < len(config.channel_mult) - 1:
-            down = ResBlock(layers, channels, channels, halve) if config.resblock_updown else Downsample(layers, channels)
+            down = (
+                ResBlock(layers, channels, channels, halve) if config.resblock_updown else Downsample(layers, channels)
+            )
             blocks.append(nn.ModuleList([down]))
             widths.append(channels)
     return nn.ModuleList(blocks), widths
@@ -272,7 +274,7 @@ class UNet(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One token, the mean over positions, attends to all of them (Radford et al. 2021); always in the new head order."""
+    """One token, the mean over positions, attends to all (Radford et al. 2021); always in the new head order."""
 
     def __init__(self, layers: Layers, channels: int, positions: int):
         super().__init__()

@@ -36,5 +36,5 @@ class GuidanceNode(io.ComfyNode):
         try:
             return cls.run(**inputs)
         except ValueError as error:
-            schema = cls.GET_SCHEMA()
+            schema = cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
             raise ValueError(f"{schema.display_name} ({schema.node_id}), {error}") from error

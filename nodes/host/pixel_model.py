@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import comfy.conds
 import comfy.latent_formats
@@ -52,7 +52,9 @@ class VarianceReader:
 class PixelNetwork(nn.Module):
     """A network of ours in the place where the host expects its U-Net."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: Any = None, operations: Any = None, **_: Any):
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: Any = None, operations: Any = None, **_: Any
+    ):
         super().__init__()
         self.dtype = dtype
         self.name = checkpoint.name
@@ -61,7 +63,10 @@ class PixelNetwork(nn.Module):
         self.downscale = checkpoint.config.downscale
         self.network = checkpoint.build(operations=operations, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, t: Tensor, *args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Tensor:  # noqa: B006
+    def forward(
+        self, x: Tensor, t: Tensor, *args: Any, transformer_options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Tensor:
+        transformer_options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, t, *args, transformer_options=transformer_options, **kwargs)
@@ -84,8 +89,8 @@ class PixelNetwork(nn.Module):
             )
         if x.shape[2] % self.downscale or x.shape[3] % self.downscale:
             raise ValueError(
-                f"the pixel model {self.name} takes pictures whose sides are multiples of {self.downscale}, this one is "
-                f"{x.shape[3]} x {x.shape[2]}; change width and height"
+                f"the pixel model {self.name} takes pictures whose sides are multiples of {self.downscale}, this one "
+                f"is {x.shape[3]} x {x.shape[2]}; change width and height"
             )
 
 
@@ -106,7 +111,7 @@ class PixelModel(comfy.model_base.BaseModel):
     """An eps-predicting pixel model with the noise schedule it was trained for and, perhaps, classes."""
 
     def __init__(self, config: PixelConfig, facts: Facts, device: Any = None):
-        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelNetwork)
+        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=cast(Any, PixelNetwork))
         self.facts = facts
         schedule = NoiseSchedule.named(facts.schedule)
         self.model_sampling._register_schedule(given_betas=schedule.betas)

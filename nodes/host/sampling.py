@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
@@ -25,12 +26,18 @@ def published_sampler(
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER around a loop of `guidance.sampling`.
 
-    `clip_denoised` clamps x0 after CFG and before every other patch of the model. `noise` replaces the draws of the steps
-    (tests inject them); by default image i of a batch has its own, from the run's seed.
+    `clip_denoised` clamps x0 after CFG and before every other patch of the model. `noise` replaces the draws of the
+    steps (tests inject them); by default image i of a batch has its own, from the run's seed.
     """
 
     def sample(
-        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool | None = None, **_: Any
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        disable: bool | None = None,
+        **_: Any,
     ) -> Tensor:
         if len(sigmas) < 2:
             return x
@@ -82,7 +89,9 @@ def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
     """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share."""
     table = getattr(model.get_model_object("model_sampling"), "sigmas", None)
     if table is None or float(table[-1]) <= 1:
-        raise ValueError("respacing needs a model trained on a chain of noise levels (eps or v prediction), not a flow model")
+        raise ValueError(
+            "respacing needs a model trained on a chain of noise levels (eps or v prediction), not a flow model"
+        )
     kept = respaced(respacing, len(table))
     steps = max(1, round(len(kept) * denoise))
     return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])
@@ -106,4 +115,7 @@ def run(
     result = guider.sample(
         noise, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), callback=callback, seed=seed
     )
-    return {**{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}, "samples": result.cpu()}
+    return {
+        **{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"},
+        "samples": result.cpu(),
+    }

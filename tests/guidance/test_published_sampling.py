@@ -4,6 +4,7 @@ import golden_files
 import pytest
 import torch
 from adm_golden import CASES, Published
+
 from pack.guidance import sampling
 
 SAMPLERS = {

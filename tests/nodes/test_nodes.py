@@ -1,0 +1,260 @@
+"""The nodes as a graph uses them: in the host's inference mode, on the shipped models."""
+
+import pytest
+import torch
+
+from pack.models.denoiser import NoiseSchedule
+
+pytestmark = pytest.mark.host
+SHAPES = "circle\nsquare\ntriangle\nstar"
+
+
+@pytest.fixture(scope="module")
+def loaded(pack_nodes):
+    with torch.inference_mode():
+        given = {"model_name": "scenes_unet.safetensors", "clip_denoised": True, "schedule": "auto", "heads": "auto"}
+        model, vae = pack_nodes["Guidance_LoadModel"].execute(**given).args
+        (classifier,) = pack_nodes["Guidance_LoadClassifier"].execute(classifier_name="scenes_classifier.safetensors").args
+    return model, vae, classifier
+
+
+@pytest.fixture
+def sample(execute, loaded):
+    model, _, classifier = loaded
+
+    def run(batch=2, **inputs):
+        (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=batch)
+        given = {
+            "model": model,
+            "classifier": classifier,
+            "latent_image": latent,
+            "class_label": "heart",
+            "steps": 5,
+            "guidance_scale": 4.0,
+            **inputs,
+        }
+        return execute("Guidance_ClassifierGuidedSampler", **given)[0]["samples"]
+
+    return run
+
+
+@pytest.mark.parametrize("algorithm", ["ddim", "ddpm"])
+def test_guidance_raises_the_classifiers_own_log_probability(sample, loaded, algorithm):
+    classifier = loaded[2]
+    label = classifier.facts.class_names.index("heart")
+
+    def score(samples):
+        with torch.inference_mode(False), torch.no_grad():
+            logits = classifier.logits(samples.clone(), torch.full((len(samples),), 0.0101))
+            return logits[:, :8].log_softmax(1)[:, label].mean().item()
+
+    plain = score(sample(8, algorithm=algorithm, guidance_scale=0.0, steps=10))
+    guided = score(sample(8, algorithm=algorithm, guidance_scale=8.0, steps=10))
+    assert guided > plain + 1
+
+
+@pytest.mark.parametrize("algorithm", ["ddim", "ddpm"])
+def test_image_i_of_a_batch_is_seed_plus_i_alone(sample, algorithm):
+    batch = sample(3, seed=7, algorithm=algorithm, eta=0.5)
+    alone = sample(1, seed=9, algorithm=algorithm, eta=0.5)
+    torch.testing.assert_close(batch[2:], alone, rtol=0, atol=1e-3 * batch.abs().max().item())
+
+
+def test_the_same_seed_gives_the_same_image_bit_for_bit(sample):
+    assert torch.equal(sample(seed=3), sample(seed=3))
+    assert not torch.equal(sample(seed=3), sample(seed=4))
+
+
+def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sample, loaded):
+    assert torch.equal(sample(guidance_scale=0.0), sample(guidance_scale=0.0, class_label="star"))
+
+
+def test_no_class_is_the_unguided_sampler(sample):
+    assert torch.equal(sample(class_label="", guidance_scale=9.0), sample(guidance_scale=0.0))
+
+
+def test_each_image_follows_its_own_label(sample):
+    mixed = sample(2, class_label="heart\nstar")
+    torch.testing.assert_close(mixed[:1], sample(2, class_label="heart")[:1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(mixed[1:], sample(2, class_label="star")[1:], rtol=0, atol=1e-4)
+
+
+def test_ddim_is_the_stock_euler_sampler(execute, loaded, comfy):
+    """DDIM with eta 0 in sigma space is Euler; both start from the same noise at sigma_max."""
+    import comfy.sample
+    import comfy.samplers
+
+    model, _, classifier = loaded
+    (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=2)
+    ours = execute(
+        "Guidance_ClassifierGuidedSampler",
+        model=model,
+        classifier=classifier,
+        class_label="",
+        latent_image=latent,
+        seed=5,
+        steps=10,
+    )[0]["samples"]
+    (positive,) = execute("Guidance_ClassConditioning", model=model, class_label="")
+    kept = [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+    sigmas = torch.cat([NoiseSchedule.named("linear").sigmas[kept].flip(0).float(), torch.zeros(1)])
+    noise = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(5 + i)) for i in range(2)])
+    with torch.inference_mode():
+        guider = comfy.samplers.CFGGuider(model)
+        guider.inner_set_conds({"positive": positive})
+        theirs = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.ksampler("euler"), sigmas, seed=5)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_a_class_label_changes_the_conditional_model(execute, loaded, comfy):
+    import comfy.sample
+
+    model = loaded[0]
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def run(label):
+        (positive,) = execute("Guidance_ClassConditioning", model=model, class_label=label)
+        (negative,) = execute("Guidance_ClassConditioning", model=model, class_label="")
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model, noise, 4, 3.0, "euler", "normal", positive, negative, torch.zeros_like(noise), seed=0
+            )
+
+    assert not torch.equal(run("heart"), run("star"))
+    assert torch.equal(run("heart"), run("6"))
+
+
+def test_x0_is_clamped_unless_the_loader_is_told_otherwise(execute, loaded):
+    def largest(model):
+        with torch.inference_mode():
+            noise = 100 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+            functions = model.model_options.get("sampler_post_cfg_function", [])
+            for function in functions:
+                noise = function({"denoised": noise})
+            return noise.abs().max().item()
+
+    unclipped, _ = execute("Guidance_LoadModel", model_name="scenes_unet.safetensors", clip_denoised=False)
+    assert largest(loaded[0]) == 1.0
+    assert largest(unclipped) > 100
+
+
+def test_weights_loaded_in_a_node_carry_gradients(loaded):
+    network = loaded[2].patcher.model
+    assert not any(parameter.is_inference() or parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_vae_gives_the_picture_back(loaded, execute):
+    vae = loaded[1]
+    image = torch.rand(1, 32, 32, 3)
+    with torch.inference_mode():
+        torch.testing.assert_close(vae.decode(vae.encode(image)).float(), image, rtol=0, atol=1e-6)
+
+
+def test_an_empty_pixel_latent_has_the_pictures_size(execute):
+    (latent,) = execute("Guidance_EmptyPixelLatent", width=48, height=40, batch_size=3)
+    assert latent["samples"].shape == (3, 3, 40, 48) and latent["downscale_ratio_spacial"] == 1
+
+
+def test_denoise_below_one_keeps_the_picture_in_sight(sample, loaded):
+    picture = torch.ones(1, 3, 32, 32) * torch.tensor([0.8, -0.8, -0.8])[None, :, None, None]
+    near = sample(latent_image={"samples": picture}, denoise=0.1, steps=40, guidance_scale=0.0)
+    far = sample(latent_image={"samples": picture}, denoise=1.0, steps=40, guidance_scale=0.0)
+    assert (near - picture).abs().mean() < 0.1 < (far - picture).abs().mean()
+
+
+# --- what bad input gets: one sentence that names node, input, what came, what is needed
+
+
+def refused(call, *parts):
+    with pytest.raises(ValueError) as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_class_is_answered_with_near_names(sample):
+    refused(
+        lambda: sample(class_label="hart"),
+        "Classifier-Guided Sampler (Guidance_ClassifierGuidedSampler)",
+        "input 'class_label'",
+        "did you mean heart",
+    )
+
+
+def test_an_index_out_of_range_is_answered_with_the_range(sample):
+    refused(lambda: sample(class_label="29"), "input 'class_label'", "29 classes run from 0 to 28")
+
+
+def test_a_wrong_number_of_labels_is_answered_with_the_batch(sample):
+    refused(lambda: sample(3, class_label="0;1"), "input 'class_label'", "2 labels came for a batch of 3")
+
+
+def test_a_latent_of_another_size_than_the_classifiers_is_refused(sample):
+    refused(lambda: sample(latent_image={"samples": torch.zeros(1, 3, 64, 64)}), "input 'latent_image'", "32 x 32")
+
+
+def test_a_latent_of_a_latent_model_is_refused(sample):
+    refused(lambda: sample(latent_image={"samples": torch.zeros(1, 4, 32, 32)}), "input 'latent_image'", "3 channels")
+
+
+def test_a_respacing_that_does_not_exist_is_refused(sample):
+    refused(lambda: sample(respacing="ddim37"), "input 'respacing'", "ddim36")
+
+
+def test_more_steps_than_the_chain_has_are_refused(sample):
+    refused(lambda: sample(steps=1001), "input 'steps'", "1 to 1000")
+
+
+def test_classes_for_a_model_without_classes_are_refused(execute, comfy):
+    class Plain:
+        model = object()
+
+    refused(
+        lambda: execute("Guidance_ClassConditioning", model=Plain(), class_label="3"), "input 'model'", "no classes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((1, 5, 32, 32), "takes a LATENT of 3 channels"), ((1, 3, 30, 32), "multiples of 8")]
+)
+def test_the_stock_sampler_says_what_the_pixel_model_takes(loaded, execute, comfy, shape, message):
+    import comfy.sample
+
+    (positive,) = execute("Guidance_ClassConditioning", model=loaded[0], class_label="")
+
+    def run():
+        with torch.inference_mode():
+            latent = torch.ones(shape)
+            comfy.sample.sample(loaded[0], latent, 2, 1.0, "euler", "normal", positive, [], latent, seed=0)
+
+    refused(run, "scenes_unet.safetensors", message)
+
+
+def test_a_missing_file_is_named_with_its_folder(execute):
+    refused(
+        lambda: execute("Guidance_LoadModel", model_name="nothing.safetensors"),
+        "Load Guidance Model (Guidance_LoadModel)",
+        "input 'model_name'",
+        "guidance_models",
+    )
+
+
+def test_a_classifier_in_the_model_folder_is_refused(execute, comfy):
+    import folder_paths
+
+    folder = folder_paths.get_folder_paths("guidance_models")[0]
+    __import__("os").makedirs(folder, exist_ok=True)
+    source = folder_paths.get_full_path("guidance_classifiers", "scenes_classifier.safetensors")
+    __import__("shutil").copy(source, f"{folder}/wrong.safetensors")
+    refused(
+        lambda: execute("Guidance_LoadModel", model_name="wrong.safetensors"),
+        "input 'model_name'",
+        "wrong.safetensors is an ADM classifier",
+        "a model is needed",
+    )
+
+
+def test_pictures_of_two_sizes_make_no_sheet(execute):
+    images = {"image0": torch.zeros(1, 8, 8, 3), "image1": torch.zeros(1, 16, 8, 3)}
+    refused(lambda: execute("Guidance_ContactSheet", images=images), "input 'images'", "8 x 16", "8 x 8")
