@@ -7,6 +7,7 @@
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, judge
     python dev.py check [--fix]             format, lint, types
+    python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -252,6 +253,13 @@ def check(version: str | None, arguments: list[str]) -> int:
     return max(codes)
 
 
+def workflow(version: str | None, arguments: list[str]) -> int:
+    install_browser()
+    with running(comfyui(version), str(python())) as host:
+        run("node", ROOT / "workflows" / "build.mjs", host.url, *arguments)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "demo": demo,
     "test": test,
@@ -259,6 +267,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "bench": bench,
     "train": train,
     "check": check,
+    "workflow": workflow,
 }
 
 
