@@ -1,4 +1,4 @@
-"""The real frontend in headless Chromium: template browser, missing nodes, a run from the page, the picture on the node."""
+"""The real frontend in headless Chromium: template browser, missing nodes, a run from the page, the picture on a node."""
 
 import json
 import os
@@ -11,7 +11,10 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.browser
 # the host's own noise on a fresh, offline installation
-HARMLESS = re.compile(r"status of (404|403)|ERR_|Content Security Policy|api\.comfy\.org|googletag|firebase|graph accessed before", re.IGNORECASE)
+HARMLESS = re.compile(
+    r"status of (404|403)|ERR_|Content Security Policy|api\.comfy\.org|googletag|firebase|graph accessed before",
+    re.IGNORECASE,
+)
 
 
 def api_inputs():

@@ -14,7 +14,9 @@ def loaded(pack_nodes):
     with torch.inference_mode():
         given = {"model_name": "scenes_unet.safetensors", "clip_denoised": True, "schedule": "auto", "heads": "auto"}
         model, vae = pack_nodes["Guidance_LoadModel"].execute(**given).args
-        (classifier,) = pack_nodes["Guidance_LoadClassifier"].execute(classifier_name="scenes_classifier.safetensors").args
+        (classifier,) = (
+            pack_nodes["Guidance_LoadClassifier"].execute(classifier_name="scenes_classifier.safetensors").args
+        )
     return model, vae, classifier
 
 
