@@ -79,6 +79,11 @@ class Checkpoint:
         return self.architecture.build(self.config, **options)
 
 
+def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from JSON, with its lists as tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+
+
 def detect(state: StateDict, families: Sequence[Architecture[Any]], name: str) -> Architecture[Any]:
     """The first family that the keys fit. Raises UnknownArchitectureError with the nearest one."""
     lacking = {family.id: family.lacks(state) for family in families}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import adm
+from . import adm, ddpm
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
-ARCHITECTURES: tuple[Architecture[Any], ...] = (adm.CLASSIFIER, adm.UNET)
+ARCHITECTURES: tuple[Architecture[Any], ...] = (adm.CLASSIFIER, adm.UNET, ddpm.DDPM_UNET)
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Architecture, Facts
+from ..architecture import Architecture, Facts, tuples
 from ..state_dict import StateDict, count
 from .network import Classifier, ClassifierConfig, UNet, UNetConfig
 
@@ -146,10 +145,6 @@ def numbered(classes: int | None) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(classes or 0))
 
 
-def _tuples(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-
-
 UNET: Architecture[UNetConfig] = Architecture(
     id="adm_unet",
     title="an ADM U-Net",
@@ -164,7 +159,7 @@ UNET: Architecture[UNetConfig] = Architecture(
     ),
     absent=("middle_block.1.encoder_kv.weight", "encoder.out.3.weight"),
     read_config=read_unet,
-    parse_config=lambda config: UNetConfig(**_tuples(config)),
+    parse_config=lambda config: UNetConfig(**tuples(config)),
     build=UNet,
     facts=unet_facts,
 )
@@ -182,7 +177,7 @@ CLASSIFIER: Architecture[ClassifierConfig] = Architecture(
     ),
     absent=("output_blocks.0.0.in_layers.0.weight",),
     read_config=read_classifier,
-    parse_config=lambda config: ClassifierConfig(**_tuples(config)),
+    parse_config=lambda config: ClassifierConfig(**tuples(config)),
     build=Classifier,
     facts=classifier_facts,
 )

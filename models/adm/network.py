@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B heads N d] -> [B heads N d]
-EditH = Callable[[Tensor, Tensor], Tensor]  # (h [B C h w], embedding [B E]) -> h
+from ..layers import Attention, EditH, normalised
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,6 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     angles = t[:, None].float() * frequencies
     embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
     return nn.functional.pad(embedding, (0, width % 2))
-
-
-def normalised(norm: nn.Module, h: Tensor) -> Tensor:
-    return norm(h.float()).to(h.dtype)
 
 
 class ResBlock(nn.Module):

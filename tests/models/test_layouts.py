@@ -1,0 +1,133 @@
+"""The key layouts of public checkpoints: found, built and matched; everything else is refused in words."""
+
+import gzip
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+from pack.models.architecture import UnknownArchitectureError, parse
+from pack.models.registry import ARCHITECTURES
+from pack.models.state_dict import CheckpointError
+
+LAYOUTS = json.loads(gzip.open(ROOT / "tests" / "golden" / "checkpoint_layouts.json.gz").read())
+OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2"))]
+OTHERS = [name for name in LAYOUTS if name not in OURS]
+
+
+def state_of(name):
+    return {key: torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]["keys"].items()}
+
+
+def read(state, name="file.pt"):
+    return parse(name, state, {}, ARCHITECTURES)
+
+
+def test_there_are_seventeen_and_twelve():
+    assert (len(OURS), len(OTHERS)) == (17, 12)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
+    """`parse` compares every key and shape with the network built on the meta device."""
+    checkpoint, stated = read(state_of(name)), LAYOUTS[name]["facts"]
+    config, facts = checkpoint.config, checkpoint.facts
+    assert facts.image_size == stated["image_size"]
+    if "noise_schedule" in stated:
+        assert facts.schedule == stated["noise_schedule"]
+    if "num_head_channels" in stated:
+        assert config.head_channels == stated["num_head_channels"]
+    if "num_heads" in stated:
+        assert (config.num_heads, config.head_channels) == (stated["num_heads"], None)
+    if not name.startswith("ddpm/"):
+        assert config.new_attention_order == stated.get("use_new_attention_order", False)
+    if "class_cond" in stated:
+        assert len(facts.class_names) == (1000 if stated["class_cond"] else 0)
+    if "learn_sigma" in stated:
+        assert facts.learned_variance == stated["learn_sigma"]
+    if "classifier_depth" in stated:
+        assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
+    assert facts.low_res_channels == (3 if stated.get("super_resolution") else 0)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_public_file_is_mistaken_for_none_of_them(name):
+    with pytest.raises(CheckpointError):
+        read(state_of(name))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("family", ["SD15", "SDXL"])
+def test_the_hosts_own_unets_are_mistaken_for_none_of_them(comfy, family):
+    import comfy.ldm.modules.diffusionmodules.openaimodel as host_unet
+    import comfy.ops
+    import comfy.supported_models
+
+    shared = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 320,
+        "num_res_blocks": [2, 2, 2, 2],
+        "num_heads": 8,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "dtype": torch.float32,
+        "device": "meta",
+        "operations": comfy.ops.disable_weight_init,
+    }
+    known = dict(getattr(comfy.supported_models, family).unet_config)
+    shape = {
+        "SD15": {"channel_mult": (1, 2, 4, 4), "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0]},
+        "SDXL": {"channel_mult": (1, 2, 4), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 2, 2, 10, 10]},
+    }[family]
+    output = {"SD15": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "SDXL": [0, 0, 0, 2, 2, 2, 10, 10, 10]}[family]
+    classes = {"num_classes": "sequential", "adm_in_channels": 2816} if family == "SDXL" else {}
+    middle = {"SD15": 1, "SDXL": 10}[family]
+    arguments = {**shared, **known, **shape, **classes, "transformer_depth_middle": middle}
+    network = host_unet.UNetModel(**{**arguments, "transformer_depth_output": output})
+    with pytest.raises(UnknownArchitectureError, match="nearest is"):
+        read(dict(network.state_dict()))
+
+
+def detection_keys(name):
+    return next(family.keys for family in ARCHITECTURES if not family.lacks(state_of(name)))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_lost_key_is_named(name):
+    state = state_of(name)
+    lost = list(state)[len(state) // 2]
+    del state[lost]
+    with pytest.raises(CheckpointError, match=lost.replace(".", r"\.")):
+        read(state)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_lost_detection_key_is_named_with_the_nearest_family(name):
+    for lost in detection_keys(name):
+        state = state_of(name)
+        del state[lost]
+        with pytest.raises(UnknownArchitectureError, match=lost.replace(".", r"\.")):
+            read(state)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_renamed_key_is_named_by_both_names(name):
+    state = state_of(name)
+    old = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith("bias"))
+    state[old + "_renamed"] = state.pop(old)
+    with pytest.raises(CheckpointError) as error:
+        read(state)
+    assert old in str(error.value) and old + "_renamed" in str(error.value)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_reshaped_weight_is_named_with_both_shapes(name):
+    state = state_of(name)
+    odd = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith("bias"))
+    right = list(state[odd].shape)
+    state[odd] = torch.empty(right[0] + 1, device="meta")
+    with pytest.raises(CheckpointError) as error:
+        read(state)
+    assert odd in str(error.value) and str(right) in str(error.value) and str([right[0] + 1]) in str(error.value)
