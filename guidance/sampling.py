@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .step import append_dims
+from .score import guided_denoised
 
 
 def respaced(respacing: str, steps: int = 1000) -> list[int]:
@@ -169,7 +169,7 @@ def sample_ddim(
         sigma = x.new_full((len(x),), step.s)
         denoised, _ = predict(x, sigma)
         if gradient is not None:
-            denoised = denoised + append_dims(sigma, x.ndim) ** 2 * gradient(x, sigma)
+            denoised = guided_denoised(denoised, gradient(x, sigma), sigma)
         if on_step is not None:
             on_step(index, x, denoised, sigma)
         x = ddim_step(x, denoised, step, eta, noise(index) if eta and step.p else None)
