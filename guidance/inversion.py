@@ -17,9 +17,9 @@ def invert(
 ) -> Tensor:
     """x at sigmas[0] -> x at sigmas[-1], noise levels rising.
 
-    Each step keeps the direction of the noise: x_next = denoised + (sigma_next / sigma) (x - denoised). The formula is the
-    same for x = x0 + sigma noise and for flow models. The published code takes the clean picture as x_t at the lowest
-    level, so x starts as x0 sqrt(1 + sigma^2).
+    Each step keeps the direction of the noise: x_next = denoised + (sigma_next / sigma) (x - denoised). The formula is
+    the same for x = x0 + sigma noise and for flow models. The published code takes the clean picture as x_t at the
+    lowest level, so x starts as x0 sqrt(1 + sigma^2).
     """
     for index, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         level = x.new_full((len(x),), sigma)

@@ -1,8 +1,8 @@
 """What a gradient of log p(y | x) does to the prediction of x0 (Tweedie's formula).
 
 The shift depends on how noise enters x, not on what the network predicts: eps, v, x0 and EDM networks all have
-x = x0 + sigma noise, so E[x0 | x] = x + sigma^2 grad log p(x), and adding the gradient of log p(y | x) to the score gives
-denoised' = denoised + sigma^2 G. Rectified flow has x = (1 - s) x0 + s noise with score -E[noise | x] / s, so
+x = x0 + sigma noise, so E[x0 | x] = x + sigma^2 grad log p(x), and adding the gradient of log p(y | x) to the score
+gives denoised' = denoised + sigma^2 G. Rectified flow has x = (1 - s) x0 + s noise with score -E[noise | x] / s, so
 denoised' = (x - s eps') / (1 - s) = denoised + s^2 / (1 - s) G, which ends at s = 1, where x knows nothing of y.
 """
 

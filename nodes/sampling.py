@@ -1,4 +1,4 @@
-"""Sampling of pixel models: latents, class labels and the classifier-guided run of the ADM paper."""
+"""The classifier-guided run of the ADM paper."""
 
 from __future__ import annotations
 
@@ -15,98 +15,14 @@ from ..guidance.sampling import sample_ddim, sample_ddpm
 from . import sockets
 from .host.classifier import HostClassifier
 from .host.errors import GuidanceNode, about
-from .host.pixel_model import CLASS_LABELS, empty_pixels
+from .host.pixel_model import class_conditioning, facts_of
 from .host.sampling import Loop, classifier_gradient, published_sampler, respaced_sigmas, run
+from .pixels import CLASS_LABEL_TOOLTIP
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
     "ddim": lambda eta: partial(sample_ddim, eta=eta),  # Algorithm 2
     "ddpm": lambda eta: sample_ddpm,  # Algorithm 1; eta has no meaning there
 }
-
-
-def class_conditioning(labels: list[int]) -> list[Any]:
-    """CONDITIONING that holds class labels and nothing else."""
-    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]
-
-
-def class_names_of(model: Any) -> tuple[str, ...]:
-    facts = getattr(model.model, "facts", None)
-    return facts.class_names if facts is not None else ()
-
-
-class EmptyPixelLatent(GuidanceNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Guidance_EmptyPixelLatent",
-            display_name="Empty Pixel Latent",
-            category="guidance/sampling",
-            description="An empty LATENT for models that work on pixels: its size is the picture's size.",
-            search_aliases=["pixel space latent"],
-            inputs=[
-                io.Int.Input(
-                    "width",
-                    default=32,
-                    min=8,
-                    max=4096,
-                    step=8,
-                    tooltip="Pixels. Use the size the model was trained on.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=32,
-                    min=8,
-                    max=4096,
-                    step=8,
-                    tooltip="Pixels. Use the size the model was trained on.",
-                ),
-                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many pictures at once."),
-            ],
-            outputs=[io.Latent.Output()],
-        )
-
-    @classmethod
-    def run(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
-        return io.NodeOutput(empty_pixels(batch_size, height, width))
-
-
-CLASS_LABEL_TOOLTIP = (
-    "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "
-    "A wrong name is answered with the nearest ones."
-)
-
-
-class ClassConditioning(GuidanceNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Guidance_ClassConditioning",
-            display_name="Class Conditioning",
-            category="guidance/sampling",
-            description="Class labels as CONDITIONING for class-conditional models. Leave the label empty for the "
-            "negative side of CFG.",
-            search_aliases=["class label", "ImageNet class"],
-            inputs=[
-                io.Model.Input("model", tooltip="The class-conditional model; it knows its class names."),
-                io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
-            ],
-            outputs=[io.Conditioning.Output()],
-        )
-
-    @classmethod
-    def run(cls, model: Any, class_label: str) -> io.NodeOutput:
-        names = class_names_of(model)
-        with about("model"):
-            if not names:
-                raise ValueError(
-                    "a class-conditional model is needed, this one has no classes; use Load Guidance Model"
-                )
-        with about("class_label"):
-            # every label is kept: the sampler gives label i to image i
-            labels = parse_labels(
-                class_label, names, max(1, class_label.strip().count("\n") + class_label.count(";") + 1)
-            )
-        return io.NodeOutput(class_conditioning(labels))
 
 
 class ClassifierGuidedSampler(GuidanceNode):
@@ -224,9 +140,9 @@ class ClassifierGuidedSampler(GuidanceNode):
     @classmethod
     def own_conditioning(cls, model: Any, classifier: HostClassifier, labels: list[int]) -> list[Any]:
         """No class; or the labels themselves for a model of the same classes that knows no empty one."""
-        facts = getattr(model.model, "facts", None)
+        facts = facts_of(model)
         same = facts is not None and facts.class_names == classifier.facts.class_names and facts.no_class is None
         return class_conditioning(labels if same else [NO_CLASS])
 
 
-NODES: list[type[io.ComfyNode]] = [EmptyPixelLatent, ClassConditioning, ClassifierGuidedSampler]
+NODES: list[type[io.ComfyNode]] = [ClassifierGuidedSampler]

@@ -2,6 +2,7 @@
 
 import golden_files
 from adm_golden import encoder_arguments
+
 from pack.guidance.sampling import respaced
 from pack.guidance.step import append_dims
 from pack.models.adm import network as adm

@@ -6,8 +6,8 @@ import torch
 class ExactDenoiser:
     """Data that is one of M pictures with equal chance, x = x_i + sigma noise.
 
-    denoised = sum_i p(i | x) x_i with p(i | x) = softmax_i(-|x - x_i|^2 / (2 sigma^2)); a class is a set of pictures, and
-    p(y | x) is the sum of its members' p(i | x).
+    denoised = sum_i p(i | x) x_i with p(i | x) = softmax_i(-|x - x_i|^2 / (2 sigma^2)); a class is a set of pictures,
+    and p(y | x) is the sum of its members' p(i | x).
     """
 
     def __init__(self, pictures, labels):

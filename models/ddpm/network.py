@@ -198,6 +198,7 @@ class DDPM(nn.Module):
         emb = self.temb(timestep_embedding(t, self.config.channels))
         skips = [self.conv_in(x)]
         for level in self.down:
+            assert isinstance(level, Level)
             for index in range(len(level.block)):
                 skips.append(level.step(index, skips[-1], emb))
             if level.downsample is not None:
@@ -206,6 +207,7 @@ class DDPM(nn.Module):
         if edit_h is not None:
             h = edit_h(h, emb)
         for level in reversed(self.up):
+            assert isinstance(level, Level)
             for index in range(len(level.block)):
                 h = level.step(index, torch.cat([h, skips.pop()], dim=1), emb)
             if level.upsample is not None:

@@ -17,6 +17,7 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models.architecture import Checkpoint, Facts
@@ -24,6 +25,7 @@ from ...models.denoiser import NoiseSchedule
 
 COLOURS = 3
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
+LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 
 
@@ -82,10 +84,12 @@ class PixelNetwork(nn.Module):
         return out[:, :COLOURS]
 
     def _check(self, x: Tensor) -> None:
+        extra = self.facts.low_res_channels
         if x.ndim != 4 or x.shape[1] != self.in_channels:
+            shape = [x.shape[0], x.shape[1] - extra, *x.shape[2:]]
             raise ValueError(
-                f"the pixel model {self.name} takes a LATENT of {self.in_channels} channels, this one has the shape "
-                f"{list(x.shape)}; use Empty Pixel Latent, or VAE Encode with the VAE of Load Guidance Model"
+                f"the pixel model {self.name} takes a LATENT of {COLOURS} channels, this one has the shape "
+                f"{shape}; use Empty Pixel Latent, or VAE Encode with the VAE of Load Guidance Model"
             )
         if x.shape[2] % self.downscale or x.shape[3] % self.downscale:
             raise ValueError(
@@ -120,7 +124,18 @@ class PixelModel(comfy.model_base.BaseModel):
         out = super().extra_conds(**kwargs)
         if self.facts.class_names:
             out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+        if self.facts.low_res_channels:
+            out["c_concat"] = comfy.conds.CONDNoiseShape(self._enlarged(kwargs.get(LOW_RES), kwargs["noise"]))
         return out
+
+    def _enlarged(self, low_res: Tensor | None, noise: Tensor) -> Tensor:
+        """The small picture at the size of the large one, as the published network does it. [n 3 H W]."""
+        if low_res is None:
+            raise ValueError(
+                "this model enlarges a small picture, and none was given; connect Upscale Conditioning to the "
+                "sampler's positive (and, with cfg above 1, negative) input"
+            )
+        return interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
 
     def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
         """Rows of the label table, "no class" included."""
@@ -181,3 +196,22 @@ def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:
     """An empty LATENT of pictures."""
     samples = torch.zeros(batch, COLOURS, height, width, device=mm.intermediate_device())
     return {"samples": samples, "downscale_ratio_spacial": 1}
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """IMAGE [B H W C] in [0, 1] -> [B 3 H W] in [-1, 1]; transparency is left out."""
+    if image.ndim != 4 or image.shape[-1] < COLOURS or 0 in image.shape:
+        raise ValueError(
+            f"an IMAGE with {COLOURS} colour channels is needed, this one has the shape {list(image.shape)}"
+        )
+    return image[..., :COLOURS].movedim(-1, 1) * 2 - 1
+
+
+def facts_of(model: Any) -> Facts | None:
+    """What the pack knows of a MODEL; None for models that the host loaded."""
+    return getattr(model.model, "facts", None)
+
+
+def class_conditioning(labels: list[int]) -> list[Any]:
+    """CONDITIONING that holds class labels and nothing else."""
+    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]

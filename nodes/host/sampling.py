@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -18,7 +19,16 @@ from .classifier import HostClassifier
 from .gradients import autograd_on
 from .pixel_model import VARIANCE, VarianceReader, clamp
 
+FLOW_REFUSED = (
+    "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
+)
+
 Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
+
+
+def is_flow(sampling: Any) -> bool:
+    """Whether x = (1 - sigma) x0 + sigma noise."""
+    return isinstance(sampling, comfy.model_sampling.CONST)
 
 
 def published_sampler(
@@ -39,6 +49,8 @@ def published_sampler(
         disable: bool | None = None,
         **_: Any,
     ) -> Tensor:
+        if is_flow(model.inner_model.inner_model.model_sampling):
+            raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
         if not torch.count_nonzero(model.latent_image):
@@ -87,11 +99,10 @@ def classifier_gradient(classifier: HostClassifier, labels: Tensor, guidance_sca
 
 def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
     """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share."""
-    table = getattr(model.get_model_object("model_sampling"), "sigmas", None)
-    if table is None or float(table[-1]) <= 1:
-        raise ValueError(
-            "respacing needs a model trained on a chain of noise levels (eps or v prediction), not a flow model"
-        )
+    sampling = model.get_model_object("model_sampling")
+    if is_flow(sampling):
+        raise ValueError(FLOW_REFUSED)
+    table = sampling.sigmas
     kept = respaced(respacing, len(table))
     steps = max(1, round(len(kept) * denoise))
     return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])

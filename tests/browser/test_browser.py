@@ -1,4 +1,4 @@
-"""The real frontend in headless Chromium: template browser, missing nodes, a run from the page, the picture on a node."""
+"""The real frontend in headless Chromium: template list, missing nodes, a run from the page, a picture on a node."""
 
 import json
 import os

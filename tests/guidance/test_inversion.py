@@ -4,6 +4,7 @@ import golden_files
 import pytest
 import torch
 from asyrp_golden import CASES, Published
+
 from pack.guidance.inversion import invert
 from pack.guidance.sampling import sample_ddim
 

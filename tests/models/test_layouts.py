@@ -6,11 +6,12 @@ import json
 import pytest
 import torch
 from conftest import ROOT
+
 from pack.models.architecture import UnknownArchitectureError, parse
 from pack.models.registry import ARCHITECTURES
 from pack.models.state_dict import CheckpointError
 
-LAYOUTS = json.loads(gzip.open(ROOT / "tests" / "golden" / "checkpoint_layouts.json.gz").read())
+LAYOUTS = json.loads(gzip.decompress((ROOT / "tests" / "golden" / "checkpoint_layouts.json.gz").read_bytes()))
 OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2"))]
 OTHERS = [name for name in LAYOUTS if name not in OURS]
 

@@ -1,0 +1,99 @@
+"""Running the host's model backwards: a picture's own noise, for eps, v and flow models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...guidance.classifier_energy import NO_CLASS
+from ...guidance.inversion import invert
+from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
+from .sampling import is_flow, respaced_sigmas
+
+
+class FixedNoise:
+    """NOISE that is a stored code x_T; its batch is repeated or cut to the latent's."""
+
+    def __init__(self, x_T: Tensor):  # noqa: N803
+        self.x_T = x_T
+        self.seed = 0
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        wanted = input_latent["samples"].shape
+        if wanted[1:] != self.x_T.shape[1:]:
+            raise ValueError(
+                f"input 'noise': x_T was made for latents of shape {list(self.x_T.shape[1:])}, this latent has "
+                f"{list(wanted[1:])}; use a latent of the same size"
+            )
+        return self.x_T[torch.arange(wanted[0]) % len(self.x_T)]
+
+
+class InversionSampler(comfy.samplers.Sampler):
+    """A SAMPLER for rising noise levels. It scales nothing at the start or the end: the caller does."""
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        levels = [float(sigma) for sigma in sigmas]
+        sampling = model_wrap.inner_model.model_sampling
+        start = latent_image if is_flow(sampling) else latent_image * (1 + levels[0] ** 2) ** 0.5
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return model_wrap(x, sigma, **extra_args)
+
+        def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
+            if callback is not None:
+                callback(index, denoised, x, len(levels) - 1)
+
+        return invert(denoise, start, levels, report)
+
+
+def inversion_sigmas(model: Any, steps: int, respacing: str) -> Tensor:
+    """Rising noise levels: kept training steps, or the host's simple schedule for flow models."""
+    sampling = model.get_model_object("model_sampling")
+    if is_flow(sampling) and not respacing:
+        return comfy.samplers.calculate_sigmas(sampling, "simple", steps)[:-1].flip(0)
+    return respaced_sigmas(model, respacing or str(steps))[:-1].flip(0)
+
+
+def no_conditioning(model: Any) -> list[Any]:
+    """ "No class" for a pixel model; every other model has to be told what the picture shows."""
+    if facts_of(model) is None:
+        raise ValueError("this model needs a CONDITIONING, for instance CLIP Text Encode of what the picture shows")
+    return class_conditioning([NO_CLASS])
+
+
+def encode_picture(model: Any, image: Tensor, vae: Any) -> Tensor:
+    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
+    if vae is not None:
+        return vae.encode(image[..., :COLOURS])
+    if facts_of(model) is None:
+        raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
+    return to_pixels(image)
+
+
+def invert_latent(
+    model: Any, samples: Tensor, conditioning: list[Any], sigmas: Tensor
+) -> tuple[FixedNoise, dict[str, Any]]:
+    """(x_T as NOISE, the noisy LATENT at the last level)."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": conditioning})
+    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    noisy = guider.sample(torch.zeros_like(samples), samples, InversionSampler(), sigmas, callback=callback, seed=0)
+    inside = model.model.process_latent_in(noisy)
+    last = float(sigmas[-1])
+    flow = is_flow(model.get_model_object("model_sampling"))
+    unit = inside / (last if flow else (1 + last**2) ** 0.5)
+    return FixedNoise(unit.cpu()), {"samples": noisy.cpu()}

@@ -1,0 +1,115 @@
+"""What pixel models are fed: empty latents, class labels, and the small picture of an upsampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance.labels import parse_labels
+from .host.errors import GuidanceNode, about
+from .host.pixel_model import LOW_RES, class_conditioning, empty_pixels, facts_of, to_pixels
+
+CLASS_LABEL_TOOLTIP = (
+    "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "
+    "A wrong name is answered with the nearest ones."
+)
+
+
+class EmptyPixelLatent(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_EmptyPixelLatent",
+            display_name="Empty Pixel Latent",
+            category="guidance/sampling",
+            description="An empty LATENT for models that work on pixels: its size is the picture's size.",
+            search_aliases=["pixel space latent"],
+            inputs=[
+                io.Int.Input(
+                    "width",
+                    default=32,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Pixels. Use the size the model was trained on.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=32,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Pixels. Use the size the model was trained on.",
+                ),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many pictures at once."),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def run(cls, width: int, height: int, batch_size: int) -> io.NodeOutput:
+        return io.NodeOutput(empty_pixels(batch_size, height, width))
+
+
+class ClassConditioning(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ClassConditioning",
+            display_name="Class Conditioning",
+            category="guidance/sampling",
+            description="Class labels as CONDITIONING for class-conditional models. Leave the label empty for the "
+            "negative side of CFG.",
+            search_aliases=["class label", "ImageNet class"],
+            inputs=[
+                io.Model.Input("model", tooltip="The class-conditional model; it knows its class names."),
+                io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def run(cls, model: Any, class_label: str) -> io.NodeOutput:
+        facts = facts_of(model)
+        names = facts.class_names if facts is not None else ()
+        with about("model"):
+            if not names:
+                raise ValueError(
+                    "a class-conditional model is needed, this one has no classes; use Load Guidance Model"
+                )
+        with about("class_label"):
+            # every label is kept: the sampler gives label i to image i
+            labels = parse_labels(
+                class_label, names, max(1, class_label.strip().count("\n") + class_label.count(";") + 1)
+            )
+        return io.NodeOutput(class_conditioning(labels))
+
+
+class UpscaleConditioning(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_UpscaleConditioning",
+            display_name="Upscale Conditioning",
+            category="guidance/sampling",
+            description="Gives an upsampler (ADM's 64 to 256 and 128 to 512) the small picture that it enlarges.",
+            search_aliases=["super resolution", "cascade", "upsampler"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="Class Conditioning of the upsampler."),
+                io.Image.Input(
+                    "image", tooltip="The small picture, for instance the first stage's. Image i goes to image i."
+                ),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def run(cls, conditioning: list[Any], image: Tensor) -> io.NodeOutput:
+        with about("image"):
+            low_res = to_pixels(image)
+        return io.NodeOutput([[value, {**extra, LOW_RES: low_res}] for value, extra in conditioning])
+
+
+NODES: list[type[io.ComfyNode]] = [EmptyPixelLatent, ClassConditioning, UpscaleConditioning]
