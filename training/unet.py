@@ -57,7 +57,13 @@ def _bits(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class HybridLoss:
-    """eps-MSE + the variational bound for v alone: its mean is detached. Both of [B C H W]."""
+    """eps-MSE + the variational bound for v alone: its mean is detached. Both of [B C H W].
+
+    Half of the eps-MSE is balanced: divided by its own running mean at about the same t. Left alone, the little noise
+    (t < 100) makes nearly all of the gradient, while shapes and colours are decided where the noise is strong.
+    """
+
+    BUCKETS = 50
 
     def __init__(self, schedule: NoiseSchedule, device: str):
         ab, previous, beta = schedule.alphas_cumprod, schedule.previous, schedule.betas
@@ -70,6 +76,8 @@ class HybridLoss:
             "log_small": schedule.posterior_log_variance,
         }
         self.tables = {key: table.float().to(device) for key, table in tables.items()}
+        self.typical = torch.ones(self.BUCKETS, device=device)  # running mean of the MSE in each range of t
+        self.seen = [0] * self.BUCKETS
 
     def __call__(
         self, network: nn.Module, scenes: Scenes, generator: torch.Generator
@@ -95,7 +103,16 @@ class HybridLoss:
         for start in range(0, 1000, 250):
             members = (t >= start) & (t < start + 250)
             report[f"mse_{start}"] = (mse * members).sum() / members.sum().clamp(min=1)
-        return mse.mean() + bound.mean(), report
+        return self.balanced(mse, t).mean() + bound.mean(), report
+
+    def balanced(self, mse: Tensor, t: Tensor) -> Tensor:
+        """Half plain, half relative to what is usual at this t; the mean stays about the same."""
+        bucket = t * self.BUCKETS // len(self.tables["signal"])
+        for index, value in zip(bucket.tolist(), mse.detach(), strict=True):
+            self.seen[index] += 1
+            self.typical[index].lerp_(value, max(0.02, 1 / self.seen[index]))
+        relative = (self.typical.mean() / self.typical[bucket]).clamp(max=20)
+        return mse * (0.5 + 0.5 * relative)
 
 
 def main() -> None:
