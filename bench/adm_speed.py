@@ -1,8 +1,8 @@
 """`python dev.py bench adm_speed --published FOLDER`: our ADM forward against the published network's own code.
 
-FOLDER is a checkout of openai/guided-diffusion; it stays outside this repository. Both networks get the same weights (in
-the layout of `ffhq_10m.pt`, 93.6 M parameters) and the same input, one picture of 64 x 64, on one thread. The published
-code runs as its scripts run it: eval mode, no_grad.
+FOLDER is a checkout of openai/guided-diffusion; it stays outside this repository. Both networks get the same weights
+(in the layout of `ffhq_10m.pt`, 93.6 M parameters) and the same input, one picture of 64 x 64, on one thread. The
+published code runs as its scripts run it: eval mode, no_grad.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def running(
     log = base / "host.log"
     port = _free_port()
     command = [python, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+    command += ["--base-directory", str(base), "--database-url", f"sqlite:///{base / 'comfyui.db'}"]
     command += ["--disable-api-nodes", "--preview-method", "auto", *flags]
     if only_ours:
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
@@ -176,11 +176,9 @@ def _wait_until_ready(host: Host, process: subprocess.Popen[bytes], timeout: flo
 
 
 def _check_pack_loaded(host: Host) -> None:
-    """The host answers also when a pack failed to import; its log says so."""
-    log = host.log.read_text("utf-8", "replace")
-    for sign in ("IMPORT FAILED", "Cannot import", "Error while calling comfy_entrypoint"):
-        if sign in log:
-            raise HostError(f"ComfyUI could not load the pack; the end of its log:\n{_tail(host.log)}")
+    """The host answers also when a pack failed to import; then it does not know our nodes."""
+    if not json.loads(host.get("/object_info/Guidance_LoadModel")):
+        raise HostError(f"ComfyUI could not load the pack; the end of its log:\n{_tail(host.log)}")
 
 
 def _tail(log: Path, lines: int = 40) -> str:
