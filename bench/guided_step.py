@@ -52,7 +52,6 @@ def measure() -> dict[str, Any]:
     (classifier,) = pack["Guidance_LoadClassifier"].execute(classifier_name="scenes_classifier.safetensors").args
     positive = pack["Guidance_ClassConditioning"].execute(model=model, class_label="").args[0]
     x = torch.randn(BATCH, 3, 32, 32)
-    classifier.prepare(x.shape)
     gradient = host.classifier_gradient(classifier, torch.arange(BATCH) % 8, 4.0)
     sigmas = host.respaced_sigmas(model, str(STEPS))
     network = model.model.diffusion_model.network

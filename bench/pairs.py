@@ -16,7 +16,8 @@ def cpu_seconds(call: Callable[[], Any]) -> float:
 
 def ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 20) -> dict[str, float]:
     """Median of second / first over the pairs, with its 95 % interval (order statistics 6 and 15 of 20)."""
-    first(), second()  # warm up
+    for call in (first, second):  # warm up
+        call()
     times = [(cpu_seconds(first), cpu_seconds(second)) for _ in range(pairs)]
     ratios = sorted(b / a for a, b in times)
     low, high = round(0.25 * pairs), round(0.75 * pairs) - 1

@@ -10,21 +10,24 @@ from torch import Tensor
 _STEP_STREAM = 0x9E3779B97F4A7C15  # keeps the noise of the steps apart from the initial noise of the same seed
 
 
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed & (2**64 - 1))
+
+
 def _draw(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
 
 def initial_noise(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Tensor:
     """Unit noise [B ...] on the CPU: image i of a batch is what `seed + i` gives alone."""
-    return _draw([torch.Generator().manual_seed(seed + index) for index in indices], shape[1:])
+    return _draw([_generator(seed + index) for index in indices], shape[1:])
 
 
 class StepNoise:
     """The noise of each step of one run, like `x`: an image's draws depend on its own seed, `seed + index`, alone."""
 
     def __init__(self, like: Tensor, seed: int, indices: Sequence[int]):
-        seeds = [(seed + index) ^ _STEP_STREAM for index in indices]
-        self.generators = [torch.Generator().manual_seed(value & (2**64 - 1)) for value in seeds]
+        self.generators = [_generator((seed + index) ^ _STEP_STREAM) for index in indices]
         self.like = like
 
     def __call__(self, index: int) -> Tensor:

@@ -11,12 +11,13 @@ from comfy_api.latest import io
 
 from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
+from ..guidance.noise import StepNoise
 from ..guidance.sampling import sample_ddim, sample_ddpm
 from . import sockets
 from .host.classifier import HostClassifier
 from .host.errors import GuidanceNode, about
 from .host.pixel_model import class_conditioning, facts_of
-from .host.sampling import Loop, classifier_gradient, published_sampler, respaced_sigmas, run
+from .host.sampling import Loop, batch_indices, classifier_gradient, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
@@ -131,11 +132,13 @@ class ClassifierGuidedSampler(GuidanceNode):
         with about("respacing" if respacing.strip() else "steps"):
             sigmas = respaced_sigmas(model, respacing.strip() or str(steps), denoise)
         with about("latent_image"):
-            classifier.prepare(latent_image["samples"].shape)
+            classifier.check(latent_image["samples"].shape)
         guidance = classifier_gradient(classifier, torch.tensor(labels), guidance_scale)
-        sampler = published_sampler(ALGORITHMS[algorithm](eta), clip_denoised=False, guidance=guidance)
+        indices = batch_indices(latent_image)
+        loop = ALGORITHMS[algorithm](eta)
+        sampler = published_sampler(loop, False, guidance, noise=lambda x: StepNoise(x, seed, indices))
         conditions = {"positive": positive or cls.own_conditioning(model, classifier, labels)}
-        return io.NodeOutput(run(model, conditions, sampler, sigmas, latent_image, seed))
+        return io.NodeOutput(run(classifier.beside(model), conditions, sampler, sigmas, latent_image, seed))
 
     @classmethod
     def own_conditioning(cls, model: Any, classifier: HostClassifier, labels: list[int]) -> list[Any]:

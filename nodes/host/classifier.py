@@ -24,17 +24,20 @@ class HostClassifier:
         self.patcher = patcher
         self.log_sigmas = NoiseSchedule.named(facts.schedule).sigmas.log().float()
 
-    def prepare(self, shape: torch.Size) -> None:
-        """Puts the weights on the device for a run on pictures [B 3 H W]; their sizes are checked here."""
+    def check(self, shape: torch.Size) -> None:
+        """Raises ValueError for pictures [B 3 H W] of another size than the classifier's."""
         size = self.facts.image_size
         if tuple(shape[1:]) != (COLOURS, size, size):
             raise ValueError(
                 f"the classifier {self.name} looks at {size} x {size} pictures with {COLOURS} channels, the latent is "
                 f"{list(shape[1:])}; use a pixel model and a latent of that size"
             )
-        with torch.inference_mode(False), torch.no_grad():
-            mm.load_models_gpu([self.patcher])
-        make_differentiable(self.patcher.model)
+
+    def beside(self, model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+        """The MODEL with the classifier as its companion: the host loads both for a run, and evicts neither in it."""
+        model = model.clone()
+        model.set_additional_models("guidance_classifier", [self.patcher])
+        return model
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """Nearest index of the training schedule, [B] long."""
@@ -42,6 +45,7 @@ class HostClassifier:
 
     def logits(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B 3 H W] = x0 + sigma noise, sigma [B] -> [B classes]."""
+        make_differentiable(self.patcher.model)  # after the host moved it; otherwise nothing to do
         x_t = x / append_dims(1 + sigma**2, x.ndim) ** 0.5
         return self.patcher.model(x_t, self.timesteps(sigma))
 

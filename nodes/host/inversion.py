@@ -7,6 +7,7 @@ from typing import Any
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.classifier_energy import NO_CLASS
@@ -96,4 +97,4 @@ def invert_latent(
     last = float(sigmas[-1])
     flow = is_flow(model.get_model_object("model_sampling"))
     unit = inside / (last if flow else (1 + last**2) ** 0.5)
-    return FixedNoise(unit.cpu()), {"samples": noisy.cpu()}
+    return FixedNoise(unit.cpu()), {"samples": noisy.to(intermediate_device())}

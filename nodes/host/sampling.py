@@ -98,14 +98,26 @@ def classifier_gradient(classifier: HostClassifier, labels: Tensor, guidance_sca
 
 
 def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
-    """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share."""
+    """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share.
+
+    A plain number of steps is what remains to be done, as in the host's samplers: the chain is longer then.
+    """
     sampling = model.get_model_object("model_sampling")
     if is_flow(sampling):
         raise ValueError(FLOW_REFUSED)
     table = sampling.sigmas
-    kept = respaced(respacing, len(table))
-    steps = max(1, round(len(kept) * denoise))
+    if respacing.isdecimal() and denoise < 1:
+        steps = int(respacing)
+        kept = respaced(str(min(len(table), max(1, int(steps / denoise)))), len(table))
+    else:
+        kept = respaced(respacing, len(table))
+        steps = max(1, round(len(kept) * denoise))
     return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])
+
+
+def batch_indices(latent: dict[str, Any]) -> list[int]:
+    """The number of each image of a LATENT, which the host keeps when it takes a batch apart."""
+    return list(latent.get("batch_index") or range(len(latent["samples"])))
 
 
 def run(
@@ -118,8 +130,7 @@ def run(
 ) -> dict[str, Any]:
     """One run without CFG through the host's guider, on a LATENT; image i's noise is that of `seed + i` alone."""
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
-    indices = latent.get("batch_index") or range(len(samples))
-    noise = initial_noise(samples.shape, seed, indices)
+    noise = initial_noise(samples.shape, seed, batch_indices(latent))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds(conditions)
     callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
@@ -128,5 +139,5 @@ def run(
     )
     return {
         **{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"},
-        "samples": result.cpu(),
+        "samples": result.to(intermediate_device()),
     }

@@ -152,6 +152,31 @@ def test_the_vae_gives_the_picture_back(loaded, execute):
         torch.testing.assert_close(vae.decode(vae.encode(image)).float(), image, rtol=0, atol=1e-6)
 
 
+def test_a_batch_that_was_taken_apart_keeps_its_noise(sample):
+    """The host numbers the images of a part in `batch_index`."""
+    whole = sample(3, seed=7, algorithm="ddpm")
+    part = {"samples": torch.zeros(1, 3, 32, 32), "batch_index": [2]}
+    alone = sample(latent_image=part, seed=7, algorithm="ddpm")
+    torch.testing.assert_close(alone, whole[2:], rtol=0, atol=1e-3 * whole.abs().max().item())
+
+
+def test_the_largest_seed_works(sample):
+    assert sample(2, seed=2**64 - 1, algorithm="ddpm").isfinite().all()
+
+
+def test_the_callers_model_is_left_as_it_was(sample, loaded):
+    sample()
+    assert loaded[0].get_additional_models() == []
+
+
+def test_denoise_below_one_still_makes_the_asked_number_of_steps(loaded):
+    from pack.nodes.host.sampling import respaced_sigmas
+
+    sigmas = respaced_sigmas(loaded[0], "20", denoise=0.25)
+    assert len(sigmas) == 21 and sigmas[-1] == 0
+    assert sigmas[0] < respaced_sigmas(loaded[0], "20")[0] / 10
+
+
 def test_an_empty_pixel_latent_has_the_pictures_size(execute):
     (latent,) = execute("Guidance_EmptyPixelLatent", width=48, height=40, batch_size=3)
     assert latent["samples"].shape == (3, 3, 40, 48) and latent["downscale_ratio_spacial"] == 1

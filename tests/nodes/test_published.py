@@ -90,8 +90,6 @@ def test_the_hosts_sampling_gives_the_published_trajectory(adm, name, guided, sa
     loop = partial(loop, eta=1.0) if name == "ddim_eta1" else loop
     gradient = None
     if guided == "guided":
-        with torch.inference_mode():
-            adm.host_classifier.prepare(adm.golden["x_T"].shape)
         gradient = classifier_gradient(adm.host_classifier, adm.golden["y"], adm.arguments["classifier_scale"])
     sampler = published_sampler(loop, adm.arguments["clip_denoised"], gradient, noise=lambda x: adm.noise)
     (sigmas,) = execute(

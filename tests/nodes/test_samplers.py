@@ -267,7 +267,6 @@ def test_the_classifiers_graph_is_freed_at_every_step(eps_model, execute, pack_n
     import comfy.samplers
 
     with torch.inference_mode():
-        classifier.prepare(torch.Size([2, 3, 32, 32]))
         gradient = classifier_gradient(classifier, torch.tensor([0, 1]), 2.0)
         (positive,) = execute("Guidance_ClassConditioning", model=eps_model, class_label="")
         guider = comfy.samplers.CFGGuider(eps_model)
