@@ -10,6 +10,7 @@ import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.classifier_energy import ClassifierEnergy, gradient
