@@ -29,8 +29,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
-CFG_SCALES = (1.0, 2.0, 3.0, 5.0)
-CLASSIFIER_SCALES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+CFG_SCALES = (1.0, 3.0)
+CLASSIFIER_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 BATCH = 64
 Prompt = dict[str, dict[str, Any]]
 
