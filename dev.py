@@ -2,7 +2,7 @@
 """One command for each thing a developer does. Standard library only; every command sets up what it lacks.
 
     python dev.py demo                      pictures out of the real host, and one line of JSON
-    python dev.py test [pytest arguments]   all tests, on the real host; --slow, --browser add theirs
+    python dev.py test [pytest arguments]   all tests, on the real host; --slow or --browser: theirs alone
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, judge

@@ -28,6 +28,8 @@ def parse_labels(text: str, class_names: Sequence[str], batch: int) -> list[int]
 def _index(label: str, class_names: Sequence[str]) -> int:
     if not label:
         return NO_CLASS
+    if label in class_names:
+        return list(class_names).index(label)
     lowered = [name.lower() for name in class_names]
     if label.lower() in lowered:
         return lowered.index(label.lower())

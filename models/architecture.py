@@ -104,7 +104,12 @@ def parse(
     """Family, configuration and facts of a state dict, checked key by key and shape by shape."""
     own = {family.id: family for family in families}.get(metadata.get("architecture", ""))
     if own is not None:
-        config = own.parse_config(json.loads(metadata["config"]))
+        try:
+            config = own.parse_config(json.loads(metadata["config"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{name} says it is {own.title}, but its configuration can't be read: {error}"
+            ) from error
         facts = _own_facts(own.facts(config), metadata)
         _check_weights(own, config, state, name)
         return Checkpoint(name, own, config, facts, state)

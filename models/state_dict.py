@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
-WRAPPERS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "ema", "params")  # in order of preference
+WRAPPERS = ("state_dict", "ema_state_dict", "ema", "model_state_dict", "model", "params")  # in order of preference
 
 
 class CheckpointError(ValueError):
@@ -90,11 +90,6 @@ def _check_finite(state: StateDict, name: str) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value.float().sum() * 0):
             raise CheckpointError(f"{name} has NaN or infinite weights, first in {key}; the file is of no use")
-
-
-def without_prefix(state: StateDict, prefix: str) -> dict[str, Tensor]:
-    """The entries under a prefix, by their short names."""
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def count(state: StateDict, template: str) -> int:

@@ -35,6 +35,8 @@ def open_model(path: str, schedule: str, heads: str) -> Checkpoint:
     if schedule != AUTO:
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, schedule=schedule))
     if HEADS[heads]:
+        if not hasattr(checkpoint.config, "head_channels"):
+            raise ValueError(f"{checkpoint.name} is {checkpoint.architecture.title}, whose heads are fixed; use {AUTO}")
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, **HEADS[heads]))
     return checkpoint
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance.sampling import VARIANCES, sample_ddim, sample_ddpm
 from .host.errors import GuidanceNode, about
-from .host.inversion import encode_picture, inversion_sigmas, invert_latent, no_conditioning
+from .host.inversion import encode_picture, inversion_sigmas, invert_latent, no_conditioning, require_vae
 from .host.sampling import published_sampler, respaced_sigmas
 
 CLIP_TOOLTIP = "Clamp the predicted picture to [-1, 1], before guides. For pixel models; leave it off for latent ones."
@@ -138,8 +138,10 @@ class DDIMInversion(GuidanceNode):
             sigmas = inversion_sigmas(model, steps, respacing.strip())
         with about("conditioning"):
             conditioning = conditioning or no_conditioning(model)
-        with about("vae" if vae is None else "image"):
-            samples = encode_picture(model, image, vae)
+        with about("vae"):
+            require_vae(model, vae)
+        with about("image"):
+            samples = encode_picture(image, vae)
         return io.NodeOutput(*invert_latent(model, samples, conditioning, sigmas))
 
 

@@ -17,7 +17,7 @@ from . import sockets
 from .host.classifier import HostClassifier
 from .host.errors import GuidanceNode, about
 from .host.pixel_model import class_conditioning, facts_of
-from .host.sampling import Loop, batch_indices, classifier_gradient, published_sampler, respaced_sigmas, run
+from .host.sampling import Loop, batch_indices, classifier_gradient, fitted, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
@@ -126,6 +126,7 @@ class ClassifierGuidedSampler(GuidanceNode):
         respacing: str,
         positive: list[Any] | None = None,
     ) -> io.NodeOutput:
+        latent_image = fitted(model, latent_image)
         batch = len(latent_image["samples"])
         with about("class_label"):
             labels = parse_labels(class_label, classifier.facts.class_names, batch)
@@ -136,7 +137,9 @@ class ClassifierGuidedSampler(GuidanceNode):
         guidance = classifier_gradient(classifier, torch.tensor(labels), guidance_scale)
         indices = batch_indices(latent_image)
         loop = ALGORITHMS[algorithm](eta)
-        sampler = published_sampler(loop, False, guidance, noise=lambda x: StepNoise(x, seed, indices))
+        sampler = published_sampler(
+            loop, False, guidance, noise=lambda x: StepNoise(x, seed, indices), from_noise=denoise == 1
+        )
         conditions = {"positive": positive or cls.own_conditioning(model, classifier, labels)}
         return io.NodeOutput(run(classifier.beside(model), conditions, sampler, sigmas, latent_image, seed))
 

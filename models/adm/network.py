@@ -74,7 +74,17 @@ class Layers:
         return self.operations.GroupNorm(self.config.groups, channels, **self.factory)
 
     def heads(self, channels: int) -> int:
-        return self.config.num_heads if self.config.head_channels is None else channels // self.config.head_channels
+        """Raises ValueError where the channels can't be split so."""
+        config = self.config
+        heads = config.num_heads if config.head_channels is None else channels // config.head_channels
+        if heads < 1 or channels % heads:
+            wish = (
+                f"{config.num_heads} heads"
+                if config.head_channels is None
+                else f"{config.head_channels} channels a head"
+            )
+            raise ValueError(f"attention on {channels} channels can't have {wish}; choose other heads")
+        return heads
 
     def time_embed(self) -> nn.Sequential:
         width = self.config.model_channels

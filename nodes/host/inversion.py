@@ -76,13 +76,15 @@ def no_conditioning(model: Any) -> list[Any]:
     return class_conditioning([NO_CLASS])
 
 
-def encode_picture(model: Any, image: Tensor, vae: Any) -> Tensor:
-    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
-    if vae is not None:
-        return vae.encode(image[..., :COLOURS])
-    if facts_of(model) is None:
+def require_vae(model: Any, vae: Any) -> None:
+    """Raises ValueError where pictures can't become latents."""
+    if vae is None and facts_of(model) is None:
         raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
-    return to_pixels(image)
+
+
+def encode_picture(image: Tensor, vae: Any) -> Tensor:
+    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
+    return to_pixels(image) if vae is None else vae.encode(image[..., :COLOURS])
 
 
 def invert_latent(

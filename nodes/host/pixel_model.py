@@ -29,6 +29,13 @@ LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the pic
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 
 
+# What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
+HOST_SCHEDULES = {
+    "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
+    "cosine": {"beta_schedule": "cosine"},
+}
+
+
 class PixelFormat(comfy.latent_formats.LatentFormat):
     """The "latent" is the picture, [B 3 H W] in [-1, 1]."""
 
@@ -41,14 +48,24 @@ class VarianceReader:
     """Collects the variance channels that a network predicts beside its noise, for samplers that use them."""
 
     def __init__(self) -> None:
-        self.v: Tensor | None = None
+        self.seen: list[Tensor] = []
+
+    def begin(self, x: Tensor) -> None:
+        """Before each prediction of x [B C H W]."""
+        self.seen, self.shape = [], x.shape
 
     def receive(self, v: Tensor, cond_or_uncond: list[int]) -> None:
-        """Keeps the v of the conditional part, as the published samplers do. [chunks * B C H W] -> [B C H W]."""
-        chunks = v.chunk(max(1, len(cond_or_uncond)))
-        for index, kind in enumerate(cond_or_uncond or [0]):
+        """Takes the conditional part, as the published samplers do: [chunks * B C H W], 0 marks a conditional chunk."""
+        for chunk, kind in zip(v.chunk(len(cond_or_uncond)), cond_or_uncond, strict=True):
             if kind == 0:
-                self.v = chunks[index].float()
+                if chunk.shape != self.shape:
+                    raise ValueError("a learned variance can't be made up of conditioning areas; use fixed large")
+                self.seen.append(chunk.float())
+
+    @property
+    def v(self) -> Tensor | None:
+        """The mean over the conditions that were combined; None if the network predicts no variance."""
+        return torch.stack(self.seen).mean(0) if self.seen else None
 
 
 class PixelNetwork(nn.Module):
@@ -109,6 +126,7 @@ class PixelConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
+        self.sampling_settings = dict(HOST_SCHEDULES.get(checkpoint.facts.schedule, {}))
 
 
 class PixelModel(comfy.model_base.BaseModel):

@@ -33,12 +33,17 @@ def is_flow(sampling: Any) -> bool:
 
 
 def published_sampler(
-    loop: Loop, clip_denoised: bool, guidance: Gradient | None = None, noise: Callable[[Tensor], Noise] | None = None
+    loop: Loop,
+    clip_denoised: bool,
+    guidance: Gradient | None = None,
+    noise: Callable[[Tensor], Noise] | None = None,
+    from_noise: bool = True,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER around a loop of `guidance.sampling`.
 
     `clip_denoised` clamps x0 after CFG and before every other patch of the model. `noise` replaces the draws of the
-    steps (tests inject them); by default image i of a batch has its own, from the run's seed.
+    steps (tests inject them); by default image i of a batch has its own, from the run's seed. `from_noise`: an empty
+    latent means a run from pure noise; otherwise it is a grey picture.
     """
 
     def sample(
@@ -54,7 +59,7 @@ def published_sampler(
             raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
-        if not torch.count_nonzero(model.latent_image):
+        if from_noise and not torch.count_nonzero(model.latent_image):
             # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
             x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
         draws = noise(x) if noise else StepNoise(x, extra_args.get("seed") or 0, range(len(x)))
@@ -64,9 +69,24 @@ def published_sampler(
             callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
         predict = _predictor(model, extra_args, clip_denoised)
-        return loop(predict, x, levels, draws, gradient=guidance, on_step=report)
+        gradient = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
+        return loop(predict, x, levels, draws, gradient=gradient, on_step=report)
 
     return comfy.samplers.KSAMPLER(sample)
+
+
+def _masked(guidance: Gradient, model: Any, mask: Tensor | None) -> Gradient:
+    """Inpainting: the gradient sees what the model sees, the kept part noised anew, and moves only the free part."""
+    if mask is None:
+        return guidance
+    scaling = model.inner_model.inner_model.model_sampling.noise_scaling
+
+    def grad(x: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        kept = scaling(level, model.noise, model.latent_image)
+        return mask * guidance(x * mask + kept * (1 - mask), sigma)
+
+    return grad
 
 
 def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool) -> Predict:
@@ -79,7 +99,7 @@ def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool) -> P
     arguments = {**extra_args, "model_options": options}
 
     def predict(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
-        reader.v = None
+        reader.begin(x)
         return model(x, sigma, **arguments), reader.v
 
     return predict
@@ -109,11 +129,18 @@ def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
     table = sampling.sigmas
     if respacing.isdecimal() and denoise < 1:
         steps = int(respacing)
-        kept = respaced(str(min(len(table), max(1, int(steps / denoise)))), len(table))
+        kept = respaced(str(int(steps / denoise)), len(table))
     else:
         kept = respaced(respacing, len(table))
         steps = max(1, round(len(kept) * denoise))
     return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])
+
+
+def fitted(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """The LATENT with an empty one brought to the model's channels and size, as the host's samplers do."""
+    ratio = latent.get("downscale_ratio_spacial")
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], ratio)
+    return {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"} | {"samples": samples}
 
 
 def batch_indices(latent: dict[str, Any]) -> list[int]:
@@ -130,7 +157,7 @@ def run(
     seed: int,
 ) -> dict[str, Any]:
     """One run without CFG through the host's guider, on a LATENT; image i's noise is that of `seed + i` alone."""
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
+    samples = latent["samples"]
     noise = initial_noise(samples.shape, seed, batch_indices(latent))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds(conditions)
@@ -138,7 +165,4 @@ def run(
     result = guider.sample(
         noise, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), callback=callback, seed=seed
     )
-    return {
-        **{key: value for key, value in latent.items() if key != "downscale_ratio_spacial"},
-        "samples": result.to(intermediate_device()),
-    }
+    return {**latent, "samples": result.to(intermediate_device())}

@@ -16,6 +16,10 @@ def test_names_may_hold_commas_and_any_case_and_stand_one_a_line_or_between_semi
     assert parse_labels("Tench, tinca TINCA\n 2 ;goldfish", NAMES, 3) == [0, 2, 1]
 
 
+def test_names_that_differ_in_case_alone_are_told_apart():
+    assert [parse_labels(name, ("cardigan", "Cardigan"), 1) for name in ("Cardigan", "cardigan")] == [[1], [0]]
+
+
 def test_an_empty_text_means_no_class():
     assert parse_labels("", NAMES, 2) == [NO_CLASS, NO_CLASS]
 

@@ -46,8 +46,10 @@ def test_a_fractional_first_multiplier_narrows_the_first_level():
     assert network(X, T).shape == (2, 6, 16, 16)
 
 
-def test_sides_that_are_no_multiple_fail_where_the_host_checks_first():
-    assert UNET.downscale == 2 and CLASSIFIER.downscale == 2
+@pytest.mark.parametrize("change", [{"head_channels": 64}, {"head_channels": None, "num_heads": 5}])
+def test_heads_that_do_not_fit_the_channels_are_refused_in_words(change):
+    with pytest.raises(ValueError, match="attention on 64 channels can't have|attention on 32 channels can't have"):
+        adm.UNet(replace(UNET, **{"channel_mult": (1, 1), **change}))
 
 
 def test_the_bottleneck_callable_replaces_h_for_both_families():

@@ -147,6 +147,13 @@ def test_another_architecture_is_answered_with_the_nearest_family_and_what_it_la
     assert "conv_in.weight" in str(error.value)
 
 
+@pytest.mark.parametrize("config", [None, '{"surprise": 1}', "nonsense"])
+def test_metadata_that_can_not_be_read_is_refused_in_words(state, config, tmp_path):
+    metadata = {"architecture": UNET.id} | ({} if config is None else {"config": config})
+    with pytest.raises(CheckpointError, match="says it is an ADM U-Net, but its configuration can't be read"):
+        registry.load_checkpoint(saved(state, tmp_path, metadata), "model")
+
+
 def test_a_missing_key_is_named(state, tmp_path):
     del state["output_blocks.1.0.in_layers.2.bias"]
     with pytest.raises(CheckpointError, match=r"lacks output_blocks\.1\.0\.in_layers\.2\.bias"):

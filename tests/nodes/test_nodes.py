@@ -160,6 +160,42 @@ def test_a_batch_that_was_taken_apart_keeps_its_noise(sample):
     torch.testing.assert_close(alone, whole[2:], rtol=0, atol=1e-3 * whole.abs().max().item())
 
 
+def test_a_masked_part_is_neither_moved_nor_seen_free_by_the_classifier(sample):
+    """Inpainting: what the mask protects stays, however strong the guidance."""
+    picture = torch.full((1, 3, 32, 32), 0.3)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 16:] = 1
+    latent = {"samples": picture, "noise_mask": mask}
+    out = sample(latent_image=latent, guidance_scale=32.0, steps=10)
+    torch.testing.assert_close(out[..., :16], picture[..., :16], rtol=0, atol=1e-6)
+    assert (out[..., 16:] - picture[..., 16:]).abs().max() > 0.1
+
+
+def test_the_stock_empty_latent_is_fitted_to_the_model(sample):
+    stock = {"samples": torch.zeros(1, 4, 4, 4), "downscale_ratio_spacial": 8}
+    assert torch.equal(sample(latent_image=stock), sample(1))
+
+
+def test_weights_made_in_inference_mode_are_made_differentiable():
+    from pack.nodes.host.gradients import autograd_on, make_differentiable
+
+    with torch.inference_mode():
+        layer = torch.nn.Linear(3, 2)
+    with autograd_on():
+        make_differentiable(layer)
+        x = torch.ones(1, 3, requires_grad=True)
+        (grad,) = torch.autograd.grad(layer(x).square().sum(), x)
+    assert grad.abs().sum() > 0 and not any(parameter.is_inference() for parameter in layer.parameters())
+
+
+def test_the_hosts_own_schedule_node_keeps_our_noise_levels(loaded):
+    import comfy.model_sampling
+
+    ours = loaded[0].get_model_object("model_sampling").sigmas
+    theirs = comfy.model_sampling.ModelSamplingDiscrete(loaded[0].model.model_config).sigmas
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
 def test_the_largest_seed_works(sample):
     assert sample(2, seed=2**64 - 1, algorithm="ddpm").isfinite().all()
 
@@ -222,7 +258,7 @@ def test_a_latent_of_another_size_than_the_classifiers_is_refused(sample):
 
 
 def test_a_latent_of_a_latent_model_is_refused(sample):
-    refused(lambda: sample(latent_image={"samples": torch.zeros(1, 4, 32, 32)}), "input 'latent_image'", "3 channels")
+    refused(lambda: sample(latent_image={"samples": torch.ones(1, 4, 32, 32)}), "input 'latent_image'", "3 channels")
 
 
 def test_a_respacing_that_does_not_exist_is_refused(sample):

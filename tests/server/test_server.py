@@ -223,7 +223,7 @@ def test_zero_steps_are_refused_before_anything_runs(server):
     with pytest.raises(HostError) as error:
         server.run(prompt)
     (problem,) = error.value.details["node_errors"]["5"]["errors"]
-    assert problem["extra_info"]["input_name"] == "steps" and "min of 1" in problem["message"]
+    assert problem["extra_info"]["input_name"] == "steps" and "min of 2" in problem["message"]
 
 
 def test_an_error_names_node_and_input_in_the_hosts_own_report(server):

@@ -1,0 +1,28 @@
+"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps its picture as NAME.jpg."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from .host_server import PACK, running
+
+FOLDER = PACK / "workflows"
+
+
+def main() -> None:
+    with running(Path(os.environ["COMFYUI_PATH"])) as host:
+        for name in sys.argv[1:]:
+            outputs = host.run(json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8")))
+            (file,) = [file for output in outputs.values() if "images" in output for file in host.images(output)]
+            Image.open(io.BytesIO(file)).convert("RGB").save(FOLDER / f"{name}.jpg", quality=92)
+            print(f"workflows/{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()
