@@ -74,7 +74,7 @@ class ClassifierGuidedSampler(GuidanceNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Strength of the classifier. 0 is off, 1 exact; unconditional models like 4 to 10.",
+                    tooltip="Strength of the classifier. 0 is off, 1 exact; unconditional models like 10 and more.",
                 ),
                 io.Float.Input(
                     "denoise",
