@@ -121,7 +121,6 @@ class PixelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}
     latent_format = PixelFormat
     memory_usage_factor = 0.1
-    custom_operations = comfy.ops.manual_cast
     optimizations = {"fp8": False}
 
     def __init__(self, checkpoint: Checkpoint):
@@ -180,6 +179,9 @@ def load_pixel_model(
         parameters = sum(value.numel() for value in checkpoint.state.values())
         dtype = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
         config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
+        # casting layers cost a little at every call, and float32 weights need no cast
+        full = dtype == torch.float32 and config.manual_cast_dtype in (None, dtype)
+        config.custom_operations = comfy.ops.disable_weight_init if full else comfy.ops.manual_cast
         model = PixelModel(config, checkpoint.facts, device=offload)
         patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         if disable_dynamic:
