@@ -58,7 +58,7 @@ class ClassifierGuidedSampler(GuidanceNode):
                 io.Int.Input(
                     "steps",
                     default=25,
-                    min=1,
+                    min=2,
                     max=1000,
                     tooltip="Network evaluations. 25 for ddim, 100 to 250 for ddpm.",
                 ),
