@@ -121,6 +121,7 @@ class PixelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}
     latent_format = PixelFormat
     memory_usage_factor = 0.1
+    custom_operations: Any = None  # chosen with the weights' type
     optimizations = {"fp8": False}
 
     def __init__(self, checkpoint: Checkpoint):
