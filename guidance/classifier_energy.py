@@ -37,10 +37,3 @@ class ClassifierEnergy:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return -log_probability(self.logits(x, sigma), self.labels.to(x.device), self.groups)
-
-
-def gradient(energy: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
-    """dE/dx at the noisy x; images of a batch don't mix. The caller sees to it that autograd is on."""
-    x = x.detach().clone().requires_grad_(True)
-    (grad,) = torch.autograd.grad(energy(x, sigma.clone()).sum(), x)
-    return grad

@@ -142,7 +142,7 @@ VARIANCES: dict[str, Variance] = {
 }
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # (x, sigma [B]) -> denoised, v or None
-Gradient = Callable[[Tensor, Tensor], Tensor]  # (x, sigma [B]) -> grad_X log p, guidance scale included
+Gradient = Callable[[Tensor, Tensor], Tensor | None]  # (x, sigma [B]) -> grad_X log p, scale included; None: none
 Noise = Callable[[int], Tensor]  # k-th draw of a run, like x
 OnStep = Callable[[int, Tensor, Tensor, Tensor], None]  # (index, x, denoised, sigma), after each prediction
 
@@ -168,8 +168,9 @@ def sample_ddim(
     for index, step in enumerate(transitions(sigmas)):
         sigma = x.new_full((len(x),), step.s)
         denoised, _ = predict(x, sigma)
-        if gradient is not None:
-            denoised = guided_denoised(denoised, gradient(x, sigma), sigma)
+        grad = gradient(x, sigma) if gradient else None
+        if grad is not None:
+            denoised = guided_denoised(denoised, grad, sigma)
         if on_step is not None:
             on_step(index, x, denoised, sigma)
         x = ddim_step(x, denoised, step, eta, noise(index) if eta and step.p else None)
@@ -195,8 +196,9 @@ def sample_ddpm(
         denoised, v = predict(x, sigma)
         var, log_var = variance(step, v)
         mean = denoised + (step.p / step.s) ** 2 * (x - denoised)
-        if gradient is not None:
-            mean = mean + math.sqrt((1 + step.s**2) * (1 + step.p**2)) * var * gradient(x, sigma)
+        grad = gradient(x, sigma) if gradient else None
+        if grad is not None:
+            mean = mean + math.sqrt((1 + step.s**2) * (1 + step.p**2)) * var * grad
         if on_step is not None:
             on_step(index, x, denoised, sigma)
         if step.p:

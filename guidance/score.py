@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .step import append_dims
+from .tensors import append_dims
 
 
 def shift_per_gradient(sigma: Tensor, flow: bool = False) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -37,6 +37,14 @@ class Facts:
     """The second half of the output channels interpolates the variance."""
     low_res_channels: int = 0
     """Channels of a low-resolution picture that an upsampler takes beside its input."""
+    space: str = "pixels"
+    """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
+    prediction: str = "eps"
+    """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
+    noise_aware: bool = False
+    """Encoder only: it takes noisy pictures and their noise level."""
+    guide_scales: Mapping[str, float] = field(default_factory=dict)
+    """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Architecture(Generic[ConfigT]):
     title: str
     """The family in words, for messages."""
     kind: str
-    """"model" (predicts noise) or "classifier"."""
+    """"model" (predicts noise), "classifier" or "encoder"."""
     keys: tuple[str, ...]
     """Keys that every file of the family has."""
     absent: tuple[str, ...]
@@ -59,6 +67,8 @@ class Architecture(Generic[ConfigT]):
     build: Callable[..., nn.Module]
     """(config, operations=, attention=, dtype=, device=) -> network with the file's own parameter names."""
     facts: Callable[[ConfigT], Facts]
+    ignored: tuple[str, ...] = ()
+    """Beginnings of keys that files have and the network doesn't need."""
 
     def lacks(self, state: StateDict) -> list[str]:
         return [key for key in self.keys if key not in state] + [f"no {key}" for key in self.absent if key in state]
@@ -114,6 +124,7 @@ def parse(
         _check_weights(own, config, state, name)
         return Checkpoint(name, own, config, facts, state)
     family = detect(state, families, name)
+    state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
     try:
         config = family.read_config(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -127,14 +138,17 @@ def parse(
 def _own_facts(read: Facts, metadata: Mapping[str, str]) -> Facts:
     """Facts of our own files: what the metadata states goes before what the configuration implies."""
     stated: dict[str, Any] = {}
-    for field in ("class_names", "class_groups"):
-        if field in metadata:
-            stated[field] = tuple(json.loads(metadata[field]))
-    for field in ("image_size", "no_class"):
-        if field in metadata:
-            stated[field] = int(metadata[field])
-    if "schedule" in metadata:
-        stated["schedule"] = metadata["schedule"]
+    for key in ("class_names", "class_groups"):
+        if key in metadata:
+            stated[key] = tuple(json.loads(metadata[key]))
+    for key in ("image_size", "no_class"):
+        if key in metadata:
+            stated[key] = int(metadata[key])
+    if "guide_scales" in metadata:
+        stated["guide_scales"] = json.loads(metadata["guide_scales"])
+    for key in ("schedule", "space", "prediction"):
+        if key in metadata:
+            stated[key] = metadata[key]
     return Facts(**{**vars(read), **stated})
 
 

@@ -5,20 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import adm, ddpm
+from . import adm, clip, clip_noisy, ddpm, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
-ARCHITECTURES: tuple[Architecture[Any], ...] = (adm.CLASSIFIER, adm.UNET, ddpm.DDPM_UNET)
+ARCHITECTURES: tuple[Architecture[Any], ...] = (
+    adm.CLASSIFIER,
+    adm.UNET,
+    ddpm.DDPM_UNET,
+    clip_noisy.CLIP_NOISY,
+    clip.CLIP,
+    vgg.VGG,
+)
+WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
-    """Reads a file and checks it; `kind` is "model" or "classifier"; the other one raises CheckpointError too."""
+    """Reads a file and checks it. `kind`: "model", "classifier" or "encoder"; CheckpointError if it is another."""
     path = Path(path)
     state, metadata = read(path)
+    if WEIGHTS_IN in metadata:  # another view of a file beside this one
+        state, theirs = read(path.parent / Path(metadata[WEIGHTS_IN]).name)
+        metadata = {**theirs, **metadata}
     checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
     found = checkpoint.architecture
     if found.kind != kind:
-        raise CheckpointError(f"{path.name} is {found.title}, a {found.kind}; a {kind} is needed here")
+        raise CheckpointError(f"{path.name} is {found.title}, {_a(found.kind)}; {_a(kind)} is needed here")
     return checkpoint
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import loaders, pictures, pixels, samplers, sampling
+from . import guides, loaders, pictures, pixels, samplers, sampling, steering
 from .host.folders import register_folders
 
 
@@ -11,4 +11,12 @@ class GuidanceExtension(ComfyExtension):
         register_folders()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*loaders.NODES, *sampling.NODES, *samplers.NODES, *pixels.NODES, *pictures.NODES]
+        return [
+            *loaders.NODES,
+            *guides.NODES,
+            *steering.NODES,
+            *sampling.NODES,
+            *samplers.NODES,
+            *pixels.NODES,
+            *pictures.NODES,
+        ]

@@ -10,13 +10,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.architecture import Checkpoint
+from ..models.clip import CLIP, with_activation
 from ..models.denoiser import BETAS
 from ..models.registry import load_checkpoint
 from . import sockets
 from .host.classifier import load_classifier
+from .host.clip_vision import encoder_from
+from .host.encoder import Encoder, load_encoder
 from .host.errors import GuidanceNode, about
 from .host.folders import choices, locate
-from .host.pixel_model import clamp_denoised, load_pixel_model, pixel_vae
+from .host.pixel_model import clamp_denoised, load_pixel_model, vae_of
 
 AUTO = "auto"
 HEADS: dict[str, dict[str, Any]] = {
@@ -86,7 +89,7 @@ class LoadModel(GuidanceNode):
         with about("model_name"):
             path = locate("models", model_name)
             model = load_pixel_model(partial(open_model, path, schedule, heads))
-        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, pixel_vae())
+        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model))
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
@@ -122,4 +125,83 @@ class LoadClassifier(GuidanceNode):
         return Path(locate("classifiers", classifier_name)).stat().st_mtime
 
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier]
+ACTIVATIONS: dict[str, bool | None] = {AUTO: None, "GELU": False, "QuickGELU": True}
+
+
+class LoadEncoder(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadEncoder",
+            display_name="Load Guidance Encoder",
+            category="guidance/loaders",
+            description="Loads what guides look with: a CLIP of open_clip, SDG's noise-aware CLIP, VGG19, or the "
+            "pack's own small noise-aware CLIP.",
+            search_aliases=["CLIP", "VGG", "SDG", "open_clip", "noisy CLIP"],
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=choices("encoders"),
+                    tooltip="A file in ComfyUI/models/guidance_encoders, or the pack's own small encoder.",
+                ),
+                io.Combo.Input(
+                    "activation",
+                    options=list(ACTIVATIONS),
+                    default=AUTO,
+                    advanced=True,
+                    tooltip="Of a CLIP. Weights don't tell it: OpenAI trained with QuickGELU, others mostly with GELU.",
+                ),
+                sockets.Encoder.Input(
+                    "text_encoder",
+                    optional=True,
+                    tooltip="An encoder whose text tower serves this one: SDG's files have none, and were made from "
+                    "CLIP RN50x16.",
+                ),
+            ],
+            outputs=[sockets.Encoder.Output(display_name="encoder")],
+        )
+
+    @classmethod
+    def run(cls, encoder_name: str, activation: str = AUTO, text_encoder: Encoder | None = None) -> io.NodeOutput:
+        with about("encoder_name"):
+            checkpoint = load_checkpoint(locate("encoders", encoder_name), "encoder")
+        quick = ACTIVATIONS[activation]
+        if quick is not None:
+            with about("activation"):
+                if checkpoint.architecture is not CLIP:
+                    raise ValueError(f"{encoder_name} is {checkpoint.architecture.title}; only a CLIP has a choice")
+                checkpoint = replace(checkpoint, config=with_activation(checkpoint.config, quick))
+        with about("encoder_name"):
+            encoder = load_encoder(checkpoint)
+        return io.NodeOutput(encoder if text_encoder is None else encoder.with_text_of(text_encoder))
+
+    @classmethod
+    def fingerprint_inputs(cls, encoder_name: str, **_: Any) -> float:
+        return Path(locate("encoders", encoder_name)).stat().st_mtime
+
+
+class EncoderFromClipVision(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_EncoderFromClipVision",
+            display_name="Encoder from CLIP Vision",
+            category="guidance/loaders",
+            description="A guidance encoder out of a CLIP Vision model that ComfyUI has loaded, and of its CLIP.",
+            search_aliases=["CLIP", "CLIP vision", "DINO", "SigLIP"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="Load CLIP Vision."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text tower of the same CLIP, for text guides: Load CLIP."
+                ),
+            ],
+            outputs=[sockets.Encoder.Output(display_name="encoder")],
+        )
+
+    @classmethod
+    def run(cls, clip_vision: Any, clip: Any | None = None) -> io.NodeOutput:
+        with about("clip" if clip is not None else "clip_vision"):
+            return io.NodeOutput(encoder_from(clip_vision, clip))
+
+
+NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision]

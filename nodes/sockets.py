@@ -3,3 +3,5 @@
 from comfy_api.latest import io
 
 Classifier = io.Custom("GUIDANCE_CLASSIFIER")
+Encoder = io.Custom("GUIDANCE_ENCODER")
+Guide = io.Custom("GUIDANCE_GUIDE")

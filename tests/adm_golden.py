@@ -2,9 +2,10 @@
 
 import golden_files
 
-from pack.guidance.classifier_energy import ClassifierEnergy, gradient
+from pack.guidance.classifier_energy import ClassifierEnergy
+from pack.guidance.gradient import gradient
 from pack.guidance.sampling import respaced
-from pack.guidance.step import append_dims
+from pack.guidance.tensors import append_dims
 from pack.models.adm import network as adm
 from pack.models.denoiser import NoiseSchedule
 

@@ -4,7 +4,7 @@ import golden_files
 from adm_golden import encoder_arguments
 
 from pack.guidance.sampling import respaced
-from pack.guidance.step import append_dims
+from pack.guidance.tensors import append_dims
 from pack.models.adm import network as adm
 from pack.models.ddpm import network as ddpm
 from pack.models.denoiser import NoiseSchedule

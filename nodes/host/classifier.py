@@ -8,7 +8,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ...guidance.step import append_dims
+from ...guidance.tensors import append_dims
 from ...models.architecture import Checkpoint, Facts
 from ...models.denoiser import NoiseSchedule
 from .gradients import make_differentiable

@@ -1,12 +1,26 @@
-"""Leaving the host's inference mode for a gradient, and nothing more than that."""
+"""Gradients in a host that runs everything in inference mode: leaving it narrowly, and passing through its models.
+
+A model of the host is differentiable inside `differentiable(module)`. Four things stand in the way, each lifted for the
+time of the block and put back in any case:
+- weights that are inference tensors, cast or streamed in for one layer: `_frozen_layers`;
+- fused kernels without a backward: `in_training`, and eager stand-ins for the kernels that ignore it;
+- residuals added in place after they were saved: saved tensors are cloned;
+- attention kernels without a backward: `attention` goes into the run's transformer_options.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
+import comfy.model_management as mm
+import comfy.ops
+import comfy.quant_ops
 import torch
-from torch import nn
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 @contextmanager
@@ -19,13 +33,189 @@ def autograd_on() -> Iterator[None]:
 def make_differentiable(module: nn.Module) -> None:
     """Replaces weights that were made under inference mode, which autograd refuses, by frozen copies.
 
-    The host makes such weights whenever it moves a module to another device; without any, nothing happens.
+    The host makes such weights whenever it moves a module to another device; without any, nothing happens. Layers in
+    the host's dynamic memory are left alone.
     """
     with torch.inference_mode(False):
         for part in module.modules():
-            for name, parameter in part._parameters.items():
-                if parameter is not None and parameter.is_inference():
-                    part._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
-            for name, buffer in part._buffers.items():
-                if buffer is not None and buffer.is_inference():
-                    part._buffers[name] = buffer.clone()
+            _own_weights(part)
+
+
+@contextmanager
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Autograd is on and passes through a module of the host, whatever its weights are and wherever they lie."""
+    saved = torch.autograd.graph.saved_tensors_hooks(_copy, lambda tensor: tensor)
+    with autograd_on(), _frozen_layers(module), _training_kernels(), saved:
+        yield
+
+
+def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """An `optimized_attention_override` that has a backward."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """What autograd keeps of a tensor: the host's models write into theirs afterwards."""
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+
+
+@contextmanager
+def _training_kernels() -> Iterator[None]:
+    """The host's own switch for differentiable code, and plain PyTorch for the fused kernels that don't look at it."""
+    with ExitStack() as stack:
+        stack.callback(setattr, mm, "in_training", mm.in_training)
+        mm.in_training = True
+        fused = getattr(comfy.quant_ops, "ck", None)
+        if fused is not None:
+            stack.callback(setattr, comfy.quant_ops, "ck", fused)
+            comfy.quant_ops.ck = _EagerKernels(fused)
+        yield
+
+
+class _EagerKernels:
+    """The kernel library with its rotary embeddings and modulations in plain PyTorch, which autograd knows."""
+
+    def __init__(self, fused: Any):
+        self.fused = fused
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("apply_rope", "rms_rope", "adaln", "rms_adaln")) and not name.endswith("_"):
+            from comfy_kitchen.backends import eager
+
+            return getattr(eager, name)
+        return getattr(self.fused, name)
+
+
+@contextmanager
+def _frozen_layers(module: nn.Module) -> Iterator[None]:
+    """Layers that fetch their weights themselves become functions with a backward that fetches them again.
+
+    Nothing of their weights is saved, so they may be inference tensors, cast for the call, quantised, or streamed into
+    a buffer that the next layer overwrites. All other weights are made normal tensors.
+    """
+    layers = [part for part in module.modules() if _vjp_of(part) is not None]
+    originals = {layer: layer.__dict__.get("forward") for layer in layers}
+    kept = {id(layer) for layer in layers}
+    for part in module.modules():
+        if id(part) not in kept:
+            _own_weights(part)
+    try:
+        for layer in layers:
+            layer.forward = _Frozen(layer, layer.forward)
+        yield
+    finally:
+        for layer, original in originals.items():
+            del layer.forward
+            if original is not None:
+                layer.forward = original
+
+
+def _own_weights(part: nn.Module) -> None:
+    """`make_differentiable` for one module without its children."""
+    if hasattr(part, "_v"):  # in the host's dynamic memory
+        return
+    for name, parameter in part._parameters.items():
+        if parameter is not None and parameter.is_inference():
+            part._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
+    for name, buffer in part._buffers.items():
+        if buffer is not None and buffer.is_inference():
+            part._buffers[name] = buffer.clone()
+
+
+class _Frozen:
+    """A layer's forward for the time of a `_frozen_layers` block."""
+
+    def __init__(self, layer: nn.Module, forward: Callable[..., Tensor]):
+        self.layer = layer
+        self.run = forward
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or not torch.is_grad_enabled() or not x.requires_grad:
+            return self.run(x, *args, **kwargs)
+        return _FrozenFunction.apply(x, self.layer, self.run)
+
+
+class _FrozenFunction(torch.autograd.Function):
+    """y = layer(x); backward multiplies by the layer's Jacobian with the weights fetched anew."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Module, run: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.layer, ctx.shape = layer, x.shape
+        ctx.linear = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or _is_linear(layer)
+        if not ctx.linear:
+            ctx.save_for_backward(x.clone())
+        with torch.no_grad():
+            y = run(x)
+        return y.clone() if y._is_view() else y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        with torch.inference_mode(False):
+            weight, bias, stream = comfy.ops.cast_bias_weight(ctx.layer, grad, offloadable=True)
+            try:
+                vjp = _vjp_of(ctx.layer)
+                assert vjp is not None
+                x = None if ctx.linear else ctx.saved_tensors[0]
+                result = vjp(ctx.layer, grad, ctx.shape, x, _plain(weight), _plain(bias))
+            finally:
+                comfy.ops.uncast_bias_weight(ctx.layer, weight, bias, stream)
+        return result, None, None
+
+
+def _plain(weight: Tensor | None) -> Tensor | None:
+    """A normal tensor of a weight: not quantised, not an inference tensor."""
+    if weight is None:
+        return None
+    if isinstance(weight, comfy.quant_ops.QuantizedTensor):
+        weight = weight.dequantize()
+    return weight.clone() if weight.is_inference() else weight
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """Quantised ones are no nn.Linear."""
+    return hasattr(layer, "in_features") and hasattr(layer, "out_features") and getattr(layer, "weight", 0) is not None
+
+
+Vjp = Callable[[Any, Tensor, torch.Size, "Tensor | None", "Tensor | None", "Tensor | None"], Tensor]
+
+
+def _linear_vjp(layer: Any, grad: Tensor, shape: torch.Size, x: Any, weight: Any, bias: Any) -> Tensor:
+    return grad @ weight
+
+
+def _conv_vjp(layer: Any, grad: Tensor, shape: torch.Size, x: Any, weight: Any, bias: Any) -> Tensor:
+    axes = len(shape) - 2
+    stand_in = grad.new_empty(()).expand(shape)  # only its shape is read
+    options = (layer.stride, layer.padding, layer.dilation, False, [0] * axes, layer.groups, (True, False, False))
+    return torch.ops.aten.convolution_backward(grad, stand_in, weight, None, *options)[0]
+
+
+def _norm_vjp(function: Callable[..., Tensor]) -> Vjp:
+    def vjp(layer: Any, grad: Tensor, shape: torch.Size, x: Any, weight: Any, bias: Any) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_(True)
+            (result,) = torch.autograd.grad(function(layer, x, weight, bias), x, grad)
+        return result
+
+    return vjp
+
+
+_group_norm = _norm_vjp(lambda m, x, weight, bias: functional.group_norm(x, m.num_groups, weight, bias, m.eps))
+_layer_norm = _norm_vjp(lambda m, x, weight, bias: functional.layer_norm(x, m.normalized_shape, weight, bias, m.eps))
+_rms_norm = _norm_vjp(lambda m, x, weight, bias: functional.rms_norm(x, m.normalized_shape, weight, m.eps))
+
+
+def _vjp_of(layer: nn.Module) -> Vjp | None:
+    """How a layer of the host's operations is differentiated; None: by autograd itself."""
+    if not hasattr(layer, "comfy_cast_weights") or getattr(layer, "weight", None) is None:
+        return None
+    if _is_linear(layer):
+        return _linear_vjp
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return _conv_vjp if plain else None
+    for kind, vjp in ((nn.GroupNorm, _group_norm), (nn.LayerNorm, _layer_norm), (nn.RMSNorm, _rms_norm)):
+        if isinstance(layer, kind):
+            return vjp
+    return None

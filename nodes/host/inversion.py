@@ -13,7 +13,8 @@ from torch import Tensor
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert
 from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
-from .sampling import is_flow, respaced_sigmas
+from .sampling import respaced_sigmas
+from .sight import is_flow, is_pixel_model
 
 
 class FixedNoise:
@@ -78,7 +79,7 @@ def no_conditioning(model: Any) -> list[Any]:
 
 def require_vae(model: Any, vae: Any) -> None:
     """Raises ValueError where pictures can't become latents."""
-    if vae is None and facts_of(model) is None:
+    if vae is None and not is_pixel_model(model):
         raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
 
 

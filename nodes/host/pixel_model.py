@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import comfy.conds
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
+from ...models import haar
 from ...models.architecture import Checkpoint, Facts
-from ...models.denoiser import NoiseSchedule
+from ...models.denoiser import NoiseSchedule, flow_velocity
 
 COLOURS = 3
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
@@ -36,12 +37,51 @@ HOST_SCHEDULES = {
 }
 
 
+EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
 class PixelFormat(comfy.latent_formats.LatentFormat):
     """The "latent" is the picture, [B 3 H W] in [-1, 1]."""
 
     latent_channels = COLOURS
     spacial_downscale_ratio = 1
-    latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    latent_rgb_factors = EYE
+
+
+class HaarFormat(comfy.latent_formats.LatentFormat):
+    """The latent is the picture's wavelet transform, [B 12 H/2 W/2]; its first band is twice the average."""
+
+    latent_channels = haar.BANDS * COLOURS
+    spacial_downscale_ratio = 2
+    latent_rgb_factors = [[0.5 * value for value in row] for row in EYE] + [[0.0] * COLOURS] * (
+        haar.BANDS - 1
+    ) * COLOURS
+
+
+class HaarVAE(nn.Module):
+    """Wavelet transform as the network of a VAE."""
+
+    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return haar.analyse(pixels)
+
+    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return haar.synthesise(samples)
+
+
+@dataclass(frozen=True)
+class Space:
+    """How a network of pictures is shown to the host."""
+
+    latent_format: type[comfy.latent_formats.LatentFormat]
+    to_pixels: Callable[[Tensor], Tensor]
+    from_pixels: Callable[[Tensor], Tensor]
+
+
+SPACES = {
+    "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
+    "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
+}
+FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
 
 class VarianceReader:
@@ -78,6 +118,8 @@ class PixelNetwork(nn.Module):
         self.dtype = dtype
         self.name = checkpoint.name
         self.facts = checkpoint.facts
+        self.space = SPACES[checkpoint.facts.space]
+        self.schedule = NoiseSchedule.named(checkpoint.facts.schedule)
         self.in_channels = checkpoint.config.in_channels
         self.downscale = checkpoint.config.downscale
         self.network = checkpoint.build(operations=operations, dtype=dtype, device=device)
@@ -93,14 +135,21 @@ class PixelNetwork(nn.Module):
     def _forward(
         self, x: Tensor, t: Tensor, *args: Any, y: Tensor | None = None, transformer_options: dict[str, Any], **_: Any
     ) -> Tensor:
-        self._check(x)
-        out = self.network(x, t) if y is None else self.network(x, t, y)
-        reader = transformer_options.get(VARIANCE)
-        if reader is not None and self.facts.learned_variance:
-            reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
-        return out[:, :COLOURS]
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            x = self.space.to_pixels(x)
+            self._check(x)
+            out = self.network(x, t) if y is None else self.network(x, t, y)
+            reader = transformer_options.get(VARIANCE)
+            if reader is not None and self.facts.learned_variance and self.facts.space == "pixels":
+                reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
+            return self.space.from_pixels(out[:, :COLOURS])
+
+        if self.facts.prediction == "flow":
+            return flow_velocity(eps, self.schedule, x, t / FLOW_TIME)
+        return eps(x, t)
 
     def _check(self, x: Tensor) -> None:
+        """Raises ValueError for pictures, `space` undone, that the network can't take."""
         extra = self.facts.low_res_channels
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             shape = [x.shape[0], x.shape[1] - extra, *x.shape[2:]]
@@ -126,17 +175,23 @@ class PixelConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
+        self.latent_format = SPACES[checkpoint.facts.space].latent_format()
         self.sampling_settings = dict(HOST_SCHEDULES.get(checkpoint.facts.schedule, {}))
 
 
 class PixelModel(comfy.model_base.BaseModel):
-    """An eps-predicting pixel model with the noise schedule it was trained for and, perhaps, classes."""
+    """An eps-predicting pixel model with the noise schedule it was trained for and, perhaps, classes.
+
+    Some are shown to the host as a flow, or in another space.
+    """
 
     def __init__(self, config: PixelConfig, facts: Facts, device: Any = None):
-        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=cast(Any, PixelNetwork))
+        kinds = {"eps": comfy.model_base.ModelType.EPS, "flow": comfy.model_base.ModelType.FLOW}
+        super().__init__(config, kinds[facts.prediction], device=device, unet_model=cast(Any, PixelNetwork))
         self.facts = facts
-        schedule = NoiseSchedule.named(facts.schedule)
-        self.model_sampling._register_schedule(given_betas=schedule.betas)
+        if facts.prediction == "eps":
+            schedule = NoiseSchedule.named(facts.schedule)
+            self.model_sampling._register_schedule(given_betas=schedule.betas)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
@@ -205,12 +260,34 @@ def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
 
 def clamp(arguments: dict[str, Any]) -> Tensor:
     """A post-CFG function."""
-    return arguments["denoised"].clamp(-1, 1)
+    facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
+    space = SPACES[facts.space]
+    return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
 
 
 def pixel_vae() -> comfy.sd.VAE:
     """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
     return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
+    """The host's VAE with a network of ours: latents of so many channels, a ratio smaller than pictures."""
+    vae = pixel_vae()
+    network.eval().requires_grad_(False)
+    vae.first_stage_model = network
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        network, load_device=vae.device, offload_device=mm.vae_offload_device()
+    )
+    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, ratio, ratio
+    vae.vae_dtype = torch.float32
+    return vae
+
+
+def vae_of(model: Any) -> comfy.sd.VAE:
+    """The VAE that belongs to one of the pack's models."""
+    if model.model.facts.space == "haar":
+        return vae_around(HaarVAE(), HaarFormat.latent_channels, HaarFormat.spacial_downscale_ratio)
+    return pixel_vae()
 
 
 def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:

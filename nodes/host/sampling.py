@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -13,23 +12,21 @@ import torch
 from comfy.model_management import intermediate_device
 from torch import Tensor
 
-from ...guidance.classifier_energy import ClassifierEnergy, gradient
+from ...guidance.classifier_energy import ClassifierEnergy
+from ...guidance.gradient import gradient
 from ...guidance.noise import StepNoise, initial_noise
 from ...guidance.sampling import Gradient, Noise, Predict, respaced
 from .classifier import HostClassifier
 from .gradients import autograd_on
 from .pixel_model import VARIANCE, VarianceReader, clamp
+from .run_state import HANDOVER, Handover
+from .sight import is_flow
 
 FLOW_REFUSED = (
     "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
 )
 
 Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
-
-
-def is_flow(sampling: Any) -> bool:
-    """Whether x = (1 - sigma) x0 + sigma noise."""
-    return isinstance(sampling, comfy.model_sampling.CONST)
 
 
 def published_sampler(
@@ -41,9 +38,10 @@ def published_sampler(
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER around a loop of `guidance.sampling`.
 
-    `clip_denoised` clamps x0 after CFG and before every other patch of the model. `noise` replaces the draws of the
-    steps (tests inject them); by default image i of a batch has its own, from the run's seed. `from_noise`: an empty
-    latent means a run from pure noise; otherwise it is a grey picture.
+    `clip_denoised` clamps x0 after CFG and before every other patch of the model. Guides in the MODEL hand over the
+    gradients of noise-aware networks, which enter as published: in DDPM they move the mean. `noise` replaces the draws
+    of the steps (tests inject them); by default image i of a batch has its own, from the run's seed. `from_noise`: an
+    empty latent means a run from pure noise; otherwise it is a grey picture.
     """
 
     def sample(
@@ -68,8 +66,14 @@ def published_sampler(
         def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
             callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
-        predict = _predictor(model, extra_args, clip_denoised)
-        gradient = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
+        handover = Handover()  # of guides in the MODEL
+        predict = _predictor(model, extra_args, clip_denoised, handover)
+        own = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
+
+        def gradient(x: Tensor, sigma: Tensor) -> Tensor | None:
+            parts = [part for part in (handover.take(), own(x, sigma) if own else None) if part is not None]
+            return sum(parts[1:], parts[0]) if parts else None
+
         return loop(predict, x, levels, draws, gradient=gradient, on_step=report)
 
     return comfy.samplers.KSAMPLER(sample)
@@ -81,19 +85,21 @@ def _masked(guidance: Gradient, model: Any, mask: Tensor | None) -> Gradient:
         return guidance
     scaling = model.inner_model.inner_model.model_sampling.noise_scaling
 
-    def grad(x: Tensor, sigma: Tensor) -> Tensor:
+    def grad(x: Tensor, sigma: Tensor) -> Tensor | None:
         level = sigma.reshape(-1, *[1] * (x.ndim - 1))
         kept = scaling(level, model.noise, model.latent_image)
-        return mask * guidance(x * mask + kept * (1 - mask), sigma)
+        found = guidance(x * mask + kept * (1 - mask), sigma)
+        return None if found is None else mask * found
 
     return grad
 
 
-def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool) -> Predict:
+def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool, handover: Handover) -> Predict:
     """The host's model as (denoised, v); v where the network predicts its variance."""
     reader = VarianceReader()
     options = extra_args["model_options"]
-    options = {**options, "transformer_options": {**options.get("transformer_options", {}), VARIANCE: reader}}
+    transformer = {**options.get("transformer_options", {}), VARIANCE: reader, HANDOVER: handover}
+    options = {**options, "transformer_options": transformer}
     if clip_denoised:
         options["sampler_post_cfg_function"] = [clamp, *options.get("sampler_post_cfg_function", [])]
     arguments = {**extra_args, "model_options": options}

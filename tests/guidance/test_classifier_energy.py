@@ -2,7 +2,8 @@
 
 import torch
 
-from pack.guidance.classifier_energy import NO_CLASS, ClassifierEnergy, gradient, log_probability
+from pack.guidance.classifier_energy import NO_CLASS, ClassifierEnergy, log_probability
+from pack.guidance.gradient import gradient
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5, 3.0, -1.0], [0.0, 1.0, 2.0, -2.0, 4.0]])
 

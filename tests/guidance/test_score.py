@@ -4,7 +4,7 @@ import pytest
 import torch
 from exact_denoiser import ExactDenoiser
 
-from pack.guidance.classifier_energy import gradient
+from pack.guidance.gradient import gradient
 from pack.guidance.sampling import sample_ddim
 from pack.guidance.score import guided_denoised, shift_per_gradient
 from training import scenes

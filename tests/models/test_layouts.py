@@ -12,7 +12,7 @@ from pack.models.registry import ARCHITECTURES
 from pack.models.state_dict import CheckpointError
 
 LAYOUTS = json.loads(gzip.decompress((ROOT / "tests" / "golden" / "checkpoint_layouts.json.gz").read_bytes()))
-OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2"))]
+OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/"))]
 OTHERS = [name for name in LAYOUTS if name not in OURS]
 
 
@@ -24,8 +24,8 @@ def read(state, name="file.pt"):
     return parse(name, state, {}, ARCHITECTURES)
 
 
-def test_there_are_seventeen_and_twelve():
-    assert (len(OURS), len(OTHERS)) == (17, 12)
+def test_there_are_eighteen_and_eleven():
+    assert (len(OURS), len(OTHERS)) == (18, 11)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -40,7 +40,8 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
         assert config.head_channels == stated["num_head_channels"]
     if "num_heads" in stated:
         assert (config.num_heads, config.head_channels) == (stated["num_heads"], None)
-    if not name.startswith("ddpm/"):
+    assert facts.noise_aware == name.startswith("sdg/")
+    if not name.startswith(("ddpm/", "sdg/")):
         assert config.new_attention_order == stated.get("use_new_attention_order", False)
     if "class_cond" in stated:
         assert len(facts.class_names) == (1000 if stated["class_cond"] else 0)

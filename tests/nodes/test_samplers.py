@@ -158,10 +158,14 @@ def test_the_published_samplers_refuse_flow_models_in_words(flow_model, execute)
 
 
 def test_a_latent_model_needs_its_vae_and_a_conditioning(eps_model, execute):
+    from types import SimpleNamespace
+
+    import comfy.latent_formats
+
     class Foreign:
         """A MODEL that the host loaded."""
 
-        model = object()
+        model = SimpleNamespace(latent_format=comfy.latent_formats.SD15())
         get_model_object = eps_model.get_model_object
 
     with pytest.raises(ValueError, match="input 'conditioning': this model needs a CONDITIONING"):

@@ -1,0 +1,72 @@
+"""All guides of one step together: per-guide normalisation, weight, sum, and one cap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gradient import ESTIMATORS, Reading, Term, finite, pull_of
+from .step import Step
+from .tensors import append_dims, norm
+
+EXACT = "at noisy"  # the estimator of noise-aware guides
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What the guides of one step ask for."""
+
+    exact: Tensor | None  # direction of noise-aware guides in their papers' unit, never capped
+    other: Tensor | None  # direction of all others, capped
+    readings: list[Reading]
+    capped: Tensor  # [B] bool
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Of the sample; None if no guide acts."""
+        return None if self.direction is None else self.direction.shape
+
+    @property
+    def direction(self) -> Tensor | None:
+        """What is added to the denoised sample; None if no guide acts."""
+        if self.exact is None or self.other is None:
+            return self.other if self.exact is None else self.exact
+        return self.exact + self.other
+
+
+def steer(step: Step, terms: Sequence[Term], cap: float, inner_steps: int) -> Steered:
+    """`cap` limits |direction| to cap `Step.reach` per sample; 0 is no limit.
+
+    Published noise-aware guides keep their exact size; the cap is for guides that act on the predicted picture, whose
+    gradients are no probabilities. Raises ValueError as the estimators do.
+    """
+    groups: dict[tuple[str, bool], list[Term]] = {}
+    for term in terms:
+        groups.setdefault((term.estimator, term.estimator == EXACT and not term.relative), []).append(term)
+    exact, other, readings = None, None, []
+    for (estimator, is_exact), group in groups.items():
+        worth = step.shift if estimator == EXACT else step.clean_variance
+        direction, found = ESTIMATORS[estimator](step, pull_of(group, step, worth), inner_steps)
+        direction, _ = finite(direction)
+        readings += found
+        if is_exact:
+            exact = direction
+        else:
+            other = direction if other is None else other + direction
+    capped = torch.zeros_like(step.sigma, dtype=torch.bool)
+    if other is not None:
+        other, capped = trusted(other, step, cap)
+    return Steered(exact, other, readings, capped)
+
+
+def trusted(direction: Tensor, step: Step, cap: float) -> tuple[Tensor, Tensor]:
+    """The direction cut to cap `Step.reach`, and which samples were cut."""
+    if not cap:
+        return direction, torch.zeros_like(step.sigma, dtype=torch.bool)
+    length, limit = norm(direction), cap * step.reach
+    capped = length > limit
+    factor = torch.where(capped, limit / length.where(capped, torch.ones_like(length)), torch.ones_like(length))
+    return direction * append_dims(factor, direction.ndim), capped

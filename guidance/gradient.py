@@ -1,0 +1,170 @@
+"""Gradients of energies, and the four places where they can be taken.
+
+A guide says how good a picture is; an estimator turns dE into a direction for the denoised sample. With a weight w the
+direction is w (d denoised / d log p) (-dE) in the paper's own unit, or, for energies without a natural scale, has the
+length lambda `Step.reach`: lambda says how far a guide moves the state in terms of the model's own step |x - denoised|,
+whatever the sampler, the resolution and the space, and fades where that step is longer than the data is wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .step import Energy, Step
+from .tensors import append_dims, norm, unit
+
+
+def gradient(energy: Energy, x: Tensor, sigma: Tensor) -> Tensor:
+    """dE/dx at x; images of a batch don't mix. The caller sees to it that autograd is on."""
+    x = x.detach().clone().requires_grad_(True)
+    (grad,) = torch.autograd.grad(energy(x, sigma.clone()).sum(), x)
+    return grad
+
+
+@dataclass(frozen=True)
+class Term:
+    """One guide at one step."""
+
+    name: str
+    energy: Energy
+    scale: float  # in the paper's unit: multiplies the gradient; else lambda
+    relative: bool  # False: the paper's unit
+    estimator: str  # one of ESTIMATORS
+    mask: Tensor | None = None  # like x, axes of size 1 allowed, in [0, 1]: where the guide may act
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a guide measured at one step, [B] each; `lambda_` is the length of its direction over |x - denoised|."""
+
+    name: str
+    loss: Tensor
+    grad_norm: Tensor
+    lambda_: Tensor
+    dropped: Tensor  # bool: the gradient was NaN or infinite
+
+
+@dataclass(frozen=True)
+class Pulls:
+    """Weighted sums of -dE over the guides, like x. None where no guide uses the unit."""
+
+    paper: Tensor | None
+    relative: Tensor | None  # of unit gradients times lambda
+    readings: list[Reading]
+
+
+Pull = Callable[[Tensor, Tensor], Pulls]  # (picture, sigma [B]; 0 is clean) -> pulls at that picture
+
+
+def pull_of(terms: Sequence[Term], step: Step, per_gradient: Tensor) -> Pull:
+    """All guides at one picture. They share the forward pass of what they have in common; each is normalised by itself.
+
+    `per_gradient` [B]: what a gradient is worth as a direction in the paper's unit, for the readings.
+    """
+
+    def pull(picture: Tensor, sigma: Tensor) -> Pulls:
+        leaf = picture.detach().clone().requires_grad_(True)
+        losses = [term.energy(leaf, sigma.clone()) for term in terms]
+        sums: dict[bool, Tensor] = {}
+        readings = []
+        for index, (term, loss) in enumerate(zip(terms, losses, strict=True)):
+            (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=index + 1 < len(terms))
+            grad, dropped = finite(grad)
+            towards = -grad if term.mask is None else -grad * term.mask
+            if term.relative:
+                part = term.scale * unit(towards) * append_dims(_share(term.mask, step), grad.ndim)
+                length = norm(part) * step.reach / step.distance
+            else:
+                part = term.scale * towards
+                length = norm(part) * per_gradient / step.distance
+            readings.append(Reading(term.name, loss.detach(), norm(grad), length, dropped))
+            sums[term.relative] = sums[term.relative] + part if term.relative in sums else part
+        return Pulls(sums.get(False), sums.get(True), readings)
+
+    return pull
+
+
+def finite(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient with zeros for every sample that has a NaN or an infinity, and which those are, [B]."""
+    bad = ~torch.isfinite(grad.flatten(1)).all(dim=1)
+    return torch.where(append_dims(bad, grad.ndim), torch.zeros_like(grad), grad), bad
+
+
+def _share(mask: Tensor | None, step: Step) -> Tensor:
+    """Part of the model's step that lies under a mask, [B]: a masked guide is as strong there as an unmasked one."""
+    if mask is None:
+        return torch.ones_like(step.distance)
+    return norm((step.x - step.denoised) * mask) / step.distance
+
+
+Estimator = Callable[[Step, Pull, int], tuple[Tensor, list[Reading]]]  # (step, pull, inner steps) -> direction
+
+
+def _direction(step: Step, pulls: Pulls, per_gradient: Tensor) -> Tensor:
+    """Both units as one direction."""
+    parts = []
+    if pulls.paper is not None:
+        parts.append(append_dims(per_gradient, step.x.ndim) * pulls.paper)
+    if pulls.relative is not None:
+        parts.append(append_dims(step.reach, step.x.ndim) * pulls.relative)
+    return sum(parts[1:], parts[0])
+
+
+def at_noisy(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
+    """-dE/dx at the noisy sample itself, for networks trained on noisy pictures (Dhariwal & Nichol 2021; SDG): exact.
+
+    denoised' = denoised + sigma^2 grad_x log p(y | x); the flow form stands in `guidance.score`.
+    """
+    pulls = pull(step.x, step.sigma)
+    return _direction(step, pulls, step.shift), pulls.readings
+
+
+def at_denoised(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
+    """-dE/dx0 at the denoised sample, the model left out (MPGD, He et al. 2023, arXiv 2311.16424).
+
+    E[x0 | x, y] = denoised + Cov(x0 | x) grad log p(y | x0), to first order; `Step.clean_variance` stands for Cov.
+    """
+    pulls = pull(step.denoised, torch.zeros_like(step.sigma))
+    return _direction(step, pulls, step.clean_variance), pulls.readings
+
+
+def at_denoised_optimised(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
+    """A few proximal steps towards the minimum of E(z) + |z - denoised|^2 / (2 Cov), not one gradient at its start.
+
+    The minimum is the fixed point z = denoised - Cov dE(z) (a backward Euler step). It is approached by averaging:
+    z_{j+1} = denoised + mean over i <= j of the directions at z_i, z_0 = denoised. One inner step is `at_denoised`.
+    """
+    z, total, readings = step.denoised, torch.zeros_like(step.x), []
+    for index in range(inner_steps):
+        pulls = pull(z, torch.zeros_like(step.sigma))
+        total = total + _direction(step, pulls, step.clean_variance)
+        z = step.denoised + total / (index + 1)
+        readings = readings or pulls.readings
+    return total / inner_steps, readings
+
+
+def through_denoiser(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
+    """J^T (-dE/dx0) with the exact J = d denoised / dx (DPS, Chung et al. 2022, arXiv 2209.14687): one backward more.
+
+    The guides are weighed at the denoised picture and pulled back as one sum.
+    """
+    if step.pull_back is None:
+        raise ValueError("through denoiser needs a model that can be differentiated")
+    pulls = pull(step.denoised, torch.zeros_like(step.sigma))
+    paper = None if pulls.paper is None else step.pull_back(pulls.paper)
+    relative = pulls.relative
+    if relative is not None:
+        relative = unit(step.pull_back(relative)) * append_dims(norm(relative), relative.ndim)
+    return _direction(step, Pulls(paper, relative, []), step.shift), pulls.readings
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "at noisy": at_noisy,
+    "at denoised": at_denoised,
+    "at denoised optimised": at_denoised_optimised,
+    "through denoiser": through_denoiser,
+}

@@ -1,0 +1,21 @@
+"""Small tensor helpers: everything per sample, over all axes but the first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def append_dims(value: Tensor, ndim: int) -> Tensor:
+    """[B] -> [B 1 1 ...] with `ndim` axes."""
+    return value.reshape(value.shape + (1,) * (ndim - value.ndim))
+
+
+def norm(value: Tensor) -> Tensor:
+    """Euclidean length of each sample: [B ...] -> [B]."""
+    return value.flatten(1).norm(dim=1)
+
+
+def unit(value: Tensor) -> Tensor:
+    """Each sample at length 1, a zero sample as it is."""
+    length = norm(value)
+    return value / append_dims(length.where(length > 0, length.new_ones(())), value.ndim)

@@ -1,0 +1,50 @@
+"""What every image encoder of the pack can be asked, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+# What layers a guide looks at where the user names none.
+STYLE, DIFFERENCE, SELF_SIMILARITY = "style", "difference", "self-similarity"
+
+
+class ImageEncoder(Protocol):
+    """Pictures [B 3 H W] in [-1, 1], of the encoder's own size; t [B] is the noise level of noise-aware networks,
+    which take x_t, and means nothing to the others. Raises ValueError for what an encoder hasn't got."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of its feature maps, from shallow to deep."""
+        ...
+
+    @property
+    def usual_layers(self) -> Mapping[str, Sequence[str]]:
+        """By purpose: STYLE, DIFFERENCE, SELF_SIMILARITY."""
+        ...
+
+    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """One [B C h w] a layer; nothing behind the last of them is computed."""
+        ...
+
+    def embed(self, x: Tensor, t: Tensor) -> Tensor:
+        """[B D], not normalised."""
+        ...
+
+    def embed_text(self, text: str) -> Tensor:
+        """[1 D] in the space of `embed`, not normalised."""
+        ...
+
+
+def chosen_layers(names: str, encoder: ImageEncoder, purpose: str) -> list[str]:
+    """Layers as people write them, "relu1_1, relu2_1"; empty: the encoder's usual ones for the purpose.
+
+    Raises ValueError for a layer that does not exist, with those that do.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in encoder.layers:
+            raise ValueError(f"there is no layer {name!r} in this encoder; there are: {', '.join(encoder.layers)}")
+    return wanted or list(encoder.usual_layers[purpose])

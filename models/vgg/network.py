@@ -1,0 +1,64 @@
+"""The convolutional part of VGG19."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
+
+DEPTHS = (2, 2, 4, 4, 4)  # convolutions a block
+LAYERS = tuple(f"relu{block + 1}_{index + 1}" for block, depth in enumerate(DEPTHS) for index in range(depth))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class VGGConfig:
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+
+
+class VGG19(nn.Module):
+    """Pictures [B 3 H W] in [-1, 1], of any size from 32 on."""
+
+    mean: Tensor
+    std: Tensor
+    layers = LAYERS
+    usual_layers = {
+        STYLE: ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+        DIFFERENCE: ("relu3_1", "relu4_1"),
+        SELF_SIMILARITY: ("relu4_1",),
+    }
+
+    def __init__(self, config: VGGConfig):
+        super().__init__()
+        parts: list[nn.Module] = []
+        channels = 3
+        for depth, width in zip(DEPTHS, config.widths, strict=True):
+            for _ in range(depth):
+                parts += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            parts.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*parts)
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        found: dict[str, Tensor] = {}
+        names = iter(LAYERS)
+        h = ((x + 1) / 2 - self.mean) / self.std
+        for part in self.features:
+            h = part(h)
+            if isinstance(part, nn.ReLU):
+                found[next(names)] = h
+            if all(name in found for name in layers):
+                break
+        return [found[name] for name in layers]
+
+    def embed(self, x: Tensor, t: Tensor) -> Tensor:
+        raise ValueError("VGG19 has features but no embedding; use it for style and structure, and a CLIP here")
+
+    def embed_text(self, text: str) -> Tensor:
+        raise ValueError("VGG19 knows no texts; use a CLIP encoder in a text guide")

@@ -1,0 +1,337 @@
+"""What to steer towards: guides of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance.clip_energy import DISTANCES
+from ..guidance.structure_energy import METHODS
+from ..guidance.weight import CURVES, Weight
+from . import sockets
+from .host.classifier import HostClassifier
+from .host.encoder import Encoder
+from .host.errors import GuidanceNode, about
+from .host.guides import (
+    Guide,
+    classifier_guide,
+    content_guide,
+    palette_guide,
+    structure_guide,
+    style_guide,
+    text_guide,
+)
+from .host.pixel_model import to_pixels
+from .pixels import CLASS_LABEL_TOOLTIP
+
+CATEGORY = "guidance/guides"
+FRESH, FIXED = "fresh", "fixed"
+REFERENCE_TOOLTIP = "The reference. Any size and aspect: its centre is taken. Several pictures are averaged."
+LAYERS_TOOLTIP = (
+    "Feature maps to compare, separated by commas; empty: the encoder's usual ones. A wrong name lists all."
+)
+
+
+def weight_inputs(default: float = 1.0, start: float = 0.1, end: float = 0.9) -> list[Any]:
+    """What every guide has, in this order."""
+    return [
+        io.Float.Input(
+            "weight",
+            default=default,
+            min=-1000.0,
+            max=1000.0,
+            step=0.05,
+            tooltip="Strength. 1 is usable as it is: the paper's own scale for noise-aware encoders, a third of the "
+            "model's own step for others. 0 is off, negative pushes away.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=start,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Where in the run the guide begins; 0 is pure noise.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=end,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Where it ends; 1 is the finished picture. Outside its window a guide costs nothing.",
+        ),
+        io.Combo.Input(
+            "curve", options=list(CURVES), default="constant", advanced=True, tooltip="Strength within the window."
+        ),
+    ]
+
+
+def mask_input() -> Any:
+    return io.Mask.Input("mask", optional=True, tooltip="White: where the guide may change the picture.")
+
+
+def noise_input() -> Any:
+    return io.Combo.Input(
+        "reference_noise",
+        options=[FRESH, FIXED],
+        default=FRESH,
+        advanced=True,
+        optional=True,
+        tooltip="Noise-aware encoders see the reference as noisy as the sample: with new noise at each step, or the "
+        "same in the whole run.",
+    )
+
+
+def encoder_input() -> Any:
+    return sockets.Encoder.Input("encoder", tooltip="What looks at the pictures: Load Guidance Encoder.")
+
+
+def read_reference(image: Tensor) -> Tensor:
+    """IMAGE -> pictures [n 3 H W] in [-1, 1]; alpha is refused, since what lies below it can't be known."""
+    with about("image"):
+        if image.ndim == 4 and image.shape[-1] == 4:
+            raise ValueError(
+                "the picture has an alpha channel; put it on a background first (for instance with Join Image with "
+                "Alpha's inverse, Split Image with Alpha)"
+            )
+        return to_pixels(image).clone()
+
+
+def guide_output(guide: Guide) -> io.NodeOutput:
+    return io.NodeOutput([guide])
+
+
+class ClassifierGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ClassifierGuide",
+            display_name="Classifier Guide",
+            category=CATEGORY,
+            description="Steers towards a class of a noise-aware classifier, on any MODEL and sampler.",
+            search_aliases=["ADM", "classifier guidance", "class label"],
+            inputs=[
+                sockets.Classifier.Input("classifier", tooltip="Load Guidance Classifier."),
+                io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
+                *weight_inputs(start=0.0, end=1.0),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        classifier: HostClassifier,
+        class_label: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        with about("class_label"):
+            guide = classifier_guide(classifier, class_label, Weight(weight, start_percent, end_percent, curve), mask)
+        return guide_output(guide)
+
+
+class TextGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_TextGuide",
+            display_name="Text Guide",
+            category=CATEGORY,
+            description="Steers towards a text, measured by a CLIP: for models that take no text, and for words that "
+            "a model's own encoder doesn't know.",
+            search_aliases=["CLIP guidance", "SDG", "semantic diffusion guidance", "language guidance"],
+            inputs=[
+                encoder_input(),
+                io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
+                *weight_inputs(),
+                io.Combo.Input(
+                    "loss",
+                    options=list(DISTANCES),
+                    default="cosine",
+                    advanced=True,
+                    tooltip="cosine as in SDG; spherical weakens near the goal.",
+                ),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        text: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        loss: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = Weight(weight, start_percent, end_percent, curve)
+        with about("text"):
+            return guide_output(text_guide(encoder, text, strength, loss, mask))
+
+
+class ContentGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ContentGuide",
+            display_name="Content Guide",
+            category=CATEGORY,
+            description="Steers towards what a picture shows, wherever it stands in it: the distance of image "
+            "embeddings.",
+            search_aliases=["SDG", "image guidance", "semantic guidance", "CLIP image guidance", "variation"],
+            inputs=[
+                encoder_input(),
+                io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
+                *weight_inputs(),
+                mask_input(),
+                noise_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        image: Tensor,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+        reference_noise: str = FRESH,
+    ) -> io.NodeOutput:
+        strength = Weight(weight, start_percent, end_percent, curve)
+        return guide_output(content_guide(encoder, read_reference(image), strength, reference_noise == FRESH, mask))
+
+
+class StructureGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_StructureGuide",
+            display_name="Structure Guide",
+            category=CATEGORY,
+            description="Steers towards the layout of a picture: feature maps, or how its places resemble each other.",
+            search_aliases=["SDG", "layout", "Splice", "self-similarity", "structure guidance"],
+            inputs=[
+                encoder_input(),
+                io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
+                *weight_inputs(),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="difference",
+                    advanced=True,
+                    tooltip="difference of feature maps as in SDG; self-similarity leaves colours and textures free.",
+                ),
+                io.String.Input("layers", default="", advanced=True, tooltip=LAYERS_TOOLTIP),
+                mask_input(),
+                noise_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        image: Tensor,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        method: str,
+        layers: str,
+        mask: Tensor | None = None,
+        reference_noise: str = FRESH,
+    ) -> io.NodeOutput:
+        strength, picture = Weight(weight, start_percent, end_percent, curve), read_reference(image)
+        with about("layers"):
+            guide = structure_guide(encoder, picture, strength, method, layers, reference_noise == FRESH, mask)
+        return guide_output(guide)
+
+
+class StyleGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_StyleGuide",
+            display_name="Style Guide",
+            category=CATEGORY,
+            description="Steers towards the textures and colours of a picture: the distance of Gram matrices.",
+            search_aliases=["SDG", "Gram matrix", "style transfer", "style guidance"],
+            inputs=[
+                encoder_input(),
+                io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
+                *weight_inputs(),
+                io.String.Input("layers", default="", advanced=True, tooltip=LAYERS_TOOLTIP),
+                mask_input(),
+                noise_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        image: Tensor,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        layers: str,
+        mask: Tensor | None = None,
+        reference_noise: str = FRESH,
+    ) -> io.NodeOutput:
+        strength, picture = Weight(weight, start_percent, end_percent, curve), read_reference(image)
+        with about("layers"):
+            return guide_output(style_guide(encoder, picture, strength, layers, reference_noise == FRESH, mask))
+
+
+class PaletteGuide(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_PaletteGuide",
+            display_name="Palette Guide",
+            category=CATEGORY,
+            description="Steers towards the colours of a picture. Needs no encoder and costs next to nothing.",
+            search_aliases=["colour", "color", "palette", "sliced Wasserstein"],
+            inputs=[
+                io.Image.Input("image", tooltip="Whose colours. Several pictures are averaged."),
+                *weight_inputs(),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        image: Tensor,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = Weight(weight, start_percent, end_percent, curve)
+        return guide_output(palette_guide(read_reference(image), strength, mask))
+
+
+NODES: list[type[io.ComfyNode]] = [TextGuide, ContentGuide, StructureGuide, StyleGuide, PaletteGuide, ClassifierGuide]

@@ -1,0 +1,104 @@
+"""A guide at one step: which energy it is, at the noisy sample or at the predicted picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...guidance.step import Energy, Step
+from ...guidance.tensors import append_dims
+from ...guidance.views import centred, look
+from .guides import Guide
+from .run_state import Run
+from .sight import Sight
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # the view of everything
+
+
+def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Where a guide acts, at the sample's size: its own mask, and only what inpainting leaves free."""
+    result = None
+    if mask is not None:
+        small = interpolate(mask[:, None].to(x), x.shape[-2:], mode="area")  # [n 1 h w]
+        if len(small) not in (1, len(x)):
+            raise ValueError(f"a guide's mask has {len(small)} pictures for a batch of {len(x)}; give one, or {len(x)}")
+        result = small if x.ndim == 4 else small.reshape(len(small), *[1] * (x.ndim - 3), *x.shape[-2:])
+    if denoise_mask is None:
+        return result
+    free = denoise_mask.to(x).clone()
+    return free if result is None else result * free
+
+
+def noisy_energy(run: Run, guide: Guide, place: int, step: Step) -> Energy:
+    """The guide at the noisy sample. References get noise of the same level, the same for the whole batch.
+
+    `place` is the guide's number, which keeps its noise apart from others'. Raises ValueError for samples of another
+    size than the guide's.
+    """
+    height, width = step.x.shape[-2:]
+    if step.x.ndim != 4 or (height, width) != (guide.size, guide.size):
+        raise ValueError(
+            f"{guide.owner} of the guide '{guide.name}' looks at noisy pictures of {guide.size} x {guide.size}, the "
+            f"sample is {width} x {height}; use that size, or gradient = at denoised"
+        )
+    stream = (2, place, run.index(float(step.sigma[0])) if guide.fresh_noise else 0)
+
+    def wanted(level: Tensor) -> list[Tensor]:
+        if guide.reference is None:
+            return [part.to(step.x) for part in guide.wanted or []]
+        pictures = centred(guide.reference.to(step.x), guide.size, guide.size)
+        noise = torch.randn(pictures.shape, generator=run.generator(*stream)).to(pictures)
+        return guide.measured(pictures + append_dims(level[:1], 4) * noise, level[:1].expand(len(pictures)))
+
+    def energy(x: Tensor, sigma: Tensor) -> Tensor:
+        x, level = step.noisy(x)
+        return guide.compare(guide.measure(x, level), wanted(level))
+
+    return energy
+
+
+def colour_energy(guide: Guide, sight: Sight) -> Energy:
+    """The guide at the colours of the predicted sample."""
+
+    def energy(z: Tensor, sigma: Tensor) -> Tensor:
+        return guide.compare(guide.measure(sight.colours(z), sigma), [part.to(z) for part in guide.wanted or []])
+
+    return energy
+
+
+def clean_energy(guide: Guide, sight: Sight, boxes: Tensor, smallest: float) -> Energy:
+    """The guide at the predicted picture through several views [V 4]; the mean over views and frames.
+
+    `smallest`: pixels that the picture should at least have for the guides of the application.
+    """
+
+    def energy(z: Tensor, sigma: Tensor) -> Tensor:
+        pictures = sight.pixels(z, smallest)
+        seen = look(pictures, boxes, guide.size)
+        measured = guide.measure(seen, sigma[:1].expand(len(seen)))
+        by_view = [part.unflatten(0, (len(boxes), len(pictures))) for part in measured]
+        losses = [
+            guide.compare([part[view] for part in by_view], clean_wanted(guide, box, pictures))
+            for view, box in enumerate(boxes.tolist())
+        ]
+        frames = len(pictures) // len(z)
+        return torch.stack(losses).mean(0).unflatten(0, (len(z), frames)).mean(1)
+
+    return energy
+
+
+def clean_wanted(guide: Guide, box: Sequence[float], like: Tensor) -> list[Tensor]:
+    """What the guide wants to see through a view of pictures `like`; measured once for each view and size."""
+    if guide.reference is None:
+        return [part.to(like) for part in guide.wanted or []]
+    view = tuple(round(value, 6) for value in box) if guide.same_view else WHOLE
+    key = (view, tuple(like.shape[-2:]))
+    if key not in guide.cache:
+        pictures = centred(guide.reference.to(like), *like.shape[-2:])
+        seen = look(pictures, torch.tensor([WHOLE, view]), guide.size)[len(pictures) :]
+        seen = look(pictures, torch.tensor([WHOLE]), guide.size) if view == WHOLE else seen
+        guide.cache[key] = guide.measured(seen, seen.new_zeros(len(seen)))
+    return [part.to(like.device) for part in guide.cache[key]]

@@ -1,0 +1,123 @@
+"""How guides see what a MODEL samples: as pixels, whatever space it works in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.model_sampling
+import folder_paths
+import torch
+from comfy.taesd.taesd import TAESD
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...guidance.views import clamped
+from .errors import about
+from .gradients import differentiable
+from .pixel_model import COLOURS, vae_around
+
+VIDEO = 5  # axes of a video latent, [B C T H W]
+
+
+def is_pixel_model(model: Any) -> bool:
+    """Whether the samples of a MODEL are pictures in [-1, 1]."""
+    latent_format = model.model.latent_format
+    return latent_format.latent_channels == COLOURS and latent_format.spacial_downscale_ratio == 1
+
+
+def is_flow(sampling: Any) -> bool:
+    """Whether x = (1 - sigma) x0 + sigma noise."""
+    return isinstance(sampling, comfy.model_sampling.CONST)
+
+
+def tiny_decoder(model: Any) -> Any | None:
+    """The TAESD of the model's latents as a VAE, if the user has it in models/vae_approx."""
+    latent_format = model.model.latent_format
+    wanted = getattr(latent_format, "taesd_decoder_name", None)
+    names = [name for name in folder_paths.get_filename_list("vae_approx") if wanted and name.startswith(wanted)]
+    path = folder_paths.get_full_path("vae_approx", names[0]) if names else None
+    if path is None:
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        taesd = TAESD(None, path, latent_channels=latent_format.latent_channels)
+    return vae_around(taesd, latent_format.latent_channels, latent_format.spacial_downscale_ratio)
+
+
+class Sight:
+    """The pixels of a sample, differentiable. What was last decoded is kept for guides that ask again."""
+
+    def __init__(self, model: Any, vae: Any | None):
+        """`vae` is None where the model works on pictures, or no guide needs any."""
+        self.model = model
+        self.vae = vae
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def ratio(self) -> int:
+        """Pixels a latent element is wide."""
+        return self.model.model.latent_format.spacial_downscale_ratio
+
+    def pixels(self, z: Tensor, smallest: float) -> Tensor:
+        """A clean sample [B ...] -> [B*F 3 H W] in [-1, 1]; F frames of a video, else 1.
+
+        Latents much larger than guides of `smallest` pixels need are averaged first: decoding is what costs.
+        """
+        if self.seen is None or self.seen[0] is not z:
+            self.seen = (z, clamped(self._decoded(z, smallest)))
+        return self.seen[1]
+
+    def _decoded(self, z: Tensor, smallest: float) -> Tensor:
+        if self.vae is None:
+            return _frames(z)
+        z = self.model.model.process_latent_out(z)
+        enough = math.ceil(smallest / self.ratio)
+        if z.ndim == 4 and min(z.shape[2:]) > enough:
+            scale = enough / min(z.shape[2:])
+            z = interpolate(z, [round(side * scale) for side in z.shape[2:]], mode="area")
+        network = self.vae.first_stage_model
+        dtype = getattr(self.vae, "vae_dtype", torch.float32)
+        two_d = z.ndim == VIDEO and isinstance(network, TAESD)
+        with differentiable(network):
+            return _frames(network.decode((_frames(z) if two_d else z).to(dtype)).float())
+
+    def colours(self, z: Tensor) -> Tensor:
+        """A clean sample -> approximate colours [B 3 N] in [-1, 1] by the latent format's linear map."""
+        latent_format = self.model.model.latent_format
+        if is_pixel_model(self.model):
+            return z.flatten(2)
+        factors = latent_format.latent_rgb_factors
+        if factors is None:
+            raise ValueError(
+                f"the palette guide needs a linear map from latents to colours, and {type(latent_format).__name__} "
+                "has none; use a style guide"
+            )
+        reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
+        flat = (z if reshape is None else reshape(z)).flatten(2)
+        colours = torch.einsum("cr,bcn->brn", torch.tensor(factors).to(flat), flat)
+        bias = getattr(latent_format, "latent_rgb_factors_bias", None)
+        return colours if bias is None else colours + torch.tensor(bias).to(flat)[:, None]
+
+
+def _frames(z: Tensor) -> Tensor:
+    """[B C T H W] -> [B*T C H W]."""
+    return z.movedim(2, 1).flatten(0, 1) if z.ndim == VIDEO else z
+
+
+def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bool) -> Any | None:
+    """The cheapest way to pixels: none needed, the wired tiny decoder, the host's TAESD, the wired VAE.
+
+    Raises ValueError where guides need pixels and there is no way to them.
+    """
+    if not needed or is_pixel_model(model):
+        return None
+    found = tiny_vae or tiny_decoder(model) or vae
+    if found is None:
+        with about("vae"):
+            name = getattr(model.model.latent_format, "taesd_decoder_name", None)
+            tiny = f", or put {name}.safetensors into models/vae_approx" if name else ""
+            raise ValueError(
+                "a guide looks at pixels and this model works on latents: connect the VAE of the checkpoint"
+                f"{tiny} (cheaper)"
+            )
+    return found

@@ -1,0 +1,133 @@
+"""Trains the pack's noise-aware CLIP pair on scenes and captions: SDG's time-modulated image encoder, a text encoder.
+
+Symmetric contrastive loss (Radford et al. 2021) on noisy pictures. Captions leave attributes out, so one caption may
+fit many pictures of a batch: the targets are spread evenly over all that fit. Whole captions are told apart by colours
+alone, so a second term compares each picture with the captions of one attribute at a time ("a star", "a dotted shape").
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from models.clip_noisy.network import ClipNoisy, ClipNoisyConfig
+from models.clip_noisy.words import indices
+from models.denoiser import NoiseSchedule
+
+from .loop import Recipe, Run, arguments, train
+from .scenes import CLASSES, COLOURS, SHAPES, TEXTURES, Scenes
+
+WORDS = ("a", "an", "on", "the", "with", "background", "shape", *SHAPES, *COLOURS, *TEXTURES)
+CONFIG = ClipNoisyConfig(
+    image_size=32,
+    stem=(16, 16, 24),
+    planes=(24, 40, 56, 72),
+    blocks=(1, 1, 2, 1),
+    strides=(2, 2, 2, 1),
+    stem_stride=1,
+    embed_dim=64,
+    heads=4,
+    time_width=64,
+    time_hidden=64,
+    words=WORDS,
+)
+RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, weight_decay=0.02, seed=2, ema=0.998)
+LOGIT_SCALE = 30.0  # exp(30 cos) is the likelihood ratio that the loss fits, so 30 is the exact guidance scale
+# At weight 1. Text and content: 4 x the exact scale, as SDG's 120 is of CLIP's; the others by their effect on scenes.
+GUIDE_SCALES = {"text": 120.0, "content": 120.0, "structure": 100.0, "style": 2000.0}
+
+
+def phrase(names: list[str | None], short: bool) -> str:
+    """A caption of (shape, colour, background, texture), None for what is left unsaid."""
+    shape, colour, background, texture = names
+    noun = " ".join(word for word in (texture, colour, shape or "shape") if word)
+    text = f"a {noun}" + (f" on a {background}" if background else "")
+    return text.replace("a ", "") if short else text
+
+
+def single_captions(short: bool) -> list[str]:
+    """A caption for each class alone, in the order of CLASS_NAMES."""
+    lists = list(CLASSES.values())
+    return [
+        phrase([name if place == k else None for place in range(len(lists))], short)
+        for k, names in enumerate(lists)
+        for name in names
+    ]
+
+
+def captions(labels: Tensor, keep: Tensor, short: Tensor) -> list[str]:
+    """One caption for each row of classes [B 4], with the attributes of `keep` [B 4] in it."""
+    lists = list(CLASSES.values())
+    return [
+        phrase([lists[k][row[k]] if said[k] else None for k in range(len(lists))], brief)
+        for row, said, brief in zip(labels.tolist(), keep.tolist(), short.tolist(), strict=True)
+    ]
+
+
+class NoisyContrast:
+    """Mean of both cross entropies; t grows from low noise to all noise over the first images."""
+
+    def __init__(self, schedule: NoiseSchedule, device: str, curriculum: int):
+        ab = schedule.alphas_cumprod
+        self.signal, self.noise = ab.sqrt().float().to(device), (1 - ab).sqrt().float().to(device)
+        self.curriculum = curriculum
+        self.seen = 0
+
+    def __call__(
+        self, network: nn.Module, scenes: Scenes, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(network, ClipNoisy)
+        x0, labels = scenes.image, scenes.attributes.labels()
+        batch, device = len(x0), x0.device
+        reach = min(1.0, 0.1 + self.seen / self.curriculum)
+        self.seen += batch
+        t = (torch.rand(batch, generator=generator, device=device) ** 1.5 * reach * len(self.signal)).long()
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        x = self.signal[t][:, None, None, None] * x0 + self.noise[t][:, None, None, None] * noise
+
+        keep = torch.rand(batch, 4, generator=generator, device=device) < 0.6
+        keep[~keep.any(1), 0] = True
+        lines = captions(labels, keep, torch.rand(batch, generator=generator, device=device) < 0.3)
+        words = torch.tensor([indices(line, WORDS, CONFIG.context) for line in lines], device=device)
+        fits = ((labels[:, None] == labels[None]) | ~keep[None]).all(2)  # [picture, caption]
+
+        image, text = normalize(network.embed(x, t).float(), dim=1), normalize(network.text(words).float(), dim=1)
+        logits = LOGIT_SCALE * image @ text.T
+        to_text = cross_entropy(logits, fits / fits.sum(1, keepdim=True))
+        to_image = cross_entropy(logits.T, fits.T / fits.T.sum(1, keepdim=True))
+
+        short = bool(torch.rand((), generator=generator, device=device) < 0.3)
+        singles = torch.tensor([indices(line, WORDS, CONFIG.context) for line in single_captions(short)], device=device)
+        alone = LOGIT_SCALE * image @ normalize(network.text(singles).float(), dim=1).T
+        groups = alone.split([len(names) for names in CLASSES.values()], dim=1)
+        losses = torch.stack([cross_entropy(part, labels[:, k]) for k, part in enumerate(groups)])
+
+        clear = t < 200
+        right = groups[0].argmax(1) == labels[:, 0]
+        accuracy = (right & clear).sum() / clear.sum().clamp(min=1)
+        report = {name: losses[k] for k, name in enumerate(CLASSES)}
+        contrast = (to_text + to_image) / 2
+        return contrast + losses.sum(), report | {"contrast": contrast, "shape_below_200": accuracy}
+
+
+def main() -> None:
+    recipe, given = arguments("models/demo/encoders/scenes_clip.safetensors", RECIPE)
+    torch.manual_seed(recipe.seed)
+    network = ClipNoisy(CONFIG)
+    metadata = {
+        "architecture": "clip_noisy",
+        "config": json.dumps(asdict(CONFIG)),
+        "schedule": "linear",
+        "image_size": str(CONFIG.image_size),
+        "guide_scales": json.dumps(GUIDE_SCALES),
+    }
+    loss = NoisyContrast(NoiseSchedule.named("linear"), given.device, curriculum=1 if given.resume else 60_000)
+    train(Run(network, recipe, given.device, metadata), loss, given)
+
+
+if __name__ == "__main__":
+    main()
