@@ -18,8 +18,10 @@ FOLDER = PACK / "workflows"
 def main() -> None:
     with running(Path(os.environ["COMFYUI_PATH"])) as host:
         for name in sys.argv[1:]:
-            outputs = host.run(json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8")))
-            (file,) = [file for output in outputs.values() if "images" in output for file in host.images(output)]
+            prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
+            outputs = host.run(prompt)
+            saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
+            (file,) = [file for key in saving for file in host.images(outputs[key])]
             Image.open(io.BytesIO(file)).convert("RGB").save(FOLDER / f"{name}.jpg", quality=92)
             print(f"workflows/{name}.jpg")
 

@@ -124,13 +124,13 @@ def parse(
         _check_weights(own, config, state, name)
         return Checkpoint(name, own, config, facts, state)
     family = detect(state, families, name)
-    state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
     try:
         config = family.read_config(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
         ) from error
+    state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
     _check_weights(family, config, state, name)
     return Checkpoint(name, family, config, family.facts(config), state)
 

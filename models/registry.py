@@ -26,7 +26,10 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     path = Path(path)
     state, metadata = read(path)
     if WEIGHTS_IN in metadata:  # another view of a file beside this one
-        state, theirs = read(path.parent / Path(metadata[WEIGHTS_IN]).name)
+        beside = path.parent / Path(metadata[WEIGHTS_IN]).name
+        if not beside.is_file():
+            raise CheckpointError(f"{path.name} is a view of the weights in {beside.name}; put that file beside it")
+        state, theirs = read(beside)
         metadata = {**theirs, **metadata}
     checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
     found = checkpoint.architecture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    if _is_program(path):
+        raise CheckpointError(
+            f"{path.name} is a TorchScript program, not a file of weights; use a safetensors version of the same model "
+            "(open_clip and its collection on Hugging Face have one for each of OpenAI's CLIPs)"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -65,6 +71,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path.name} is a damaged or truncated PyTorch file ({str(error).splitlines()[0]}); download it again"
         ) from error
     return _tensors(content, path.name)
+
+
+def _is_program(path: Path) -> bool:
+    """A TorchScript archive, as OpenAI's own CLIP files."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
 
 
 def _asked_for(error: Exception) -> str:

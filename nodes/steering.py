@@ -115,7 +115,7 @@ class ApplyGuides(GuidanceNode):
                     min=1,
                     max=16,
                     advanced=True,
-                    tooltip="The whole picture and random crops, so many in all: what fools a guide in one, another sees.",
+                    tooltip="The whole picture and random crops, so many in all: one view alone is easily fooled.",
                 ),
                 io.Int.Input(
                     "recurrence",

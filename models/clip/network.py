@@ -103,7 +103,8 @@ class Clip(open_clip.CLIP):
         ]
 
     def _intermediates(self, x: Tensor, indices: list[int]) -> list[Tensor]:
-        options = {"indices": indices, "stop_early": True, "intermediates_only": True}
+        # open_clip 3.3 has the condition the wrong way round in its ResNet
+        options = {"indices": indices, "stop_early": not self.config.resnet, "intermediates_only": True}
         return cast(Any, self.visual).forward_intermediates(x, **options)["image_intermediates"]
 
     def _keys(self, place: int, tokens: Tensor) -> Tensor:

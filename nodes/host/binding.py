@@ -48,7 +48,7 @@ def noisy_energy(run: Run, guide: Guide, place: int, step: Step) -> Energy:
 
     def wanted(level: Tensor) -> list[Tensor]:
         if guide.reference is None:
-            return [part.to(step.x) for part in guide.wanted or []]
+            return [part.to(step.x).clone() for part in guide.wanted or []]
         pictures = centred(guide.reference.to(step.x), guide.size, guide.size)
         noise = torch.randn(pictures.shape, generator=run.generator(*stream)).to(pictures)
         return guide.measured(pictures + append_dims(level[:1], 4) * noise, level[:1].expand(len(pictures)))
@@ -64,7 +64,9 @@ def colour_energy(guide: Guide, sight: Sight) -> Energy:
     """The guide at the colours of the predicted sample."""
 
     def energy(z: Tensor, sigma: Tensor) -> Tensor:
-        return guide.compare(guide.measure(sight.colours(z), sigma), [part.to(z) for part in guide.wanted or []])
+        return guide.compare(
+            guide.measure(sight.colours(z), sigma), [part.to(z).clone() for part in guide.wanted or []]
+        )
 
     return energy
 
@@ -93,7 +95,7 @@ def clean_energy(guide: Guide, sight: Sight, boxes: Tensor, smallest: float) -> 
 def clean_wanted(guide: Guide, box: Sequence[float], like: Tensor) -> list[Tensor]:
     """What the guide wants to see through a view of pictures `like`; measured once for each view and size."""
     if guide.reference is None:
-        return [part.to(like) for part in guide.wanted or []]
+        return [part.to(like).clone() for part in guide.wanted or []]
     view = tuple(round(value, 6) for value in box) if guide.same_view else WHOLE
     key = (view, tuple(like.shape[-2:]))
     if key not in guide.cache:

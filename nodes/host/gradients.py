@@ -21,6 +21,8 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 @contextmanager
@@ -42,10 +44,16 @@ def make_differentiable(module: nn.Module) -> None:
 
 
 @contextmanager
-def differentiable(module: nn.Module) -> Iterator[None]:
-    """Autograd is on and passes through a module of the host, whatever its weights are and wherever they lie."""
+def differentiable(*modules: nn.Module) -> Iterator[None]:
+    """Autograd is on and passes through modules of the host, whatever their weights are and wherever they lie."""
     saved = torch.autograd.graph.saved_tensors_hooks(_copy, lambda tensor: tensor)
-    with autograd_on(), _frozen_layers(module), _training_kernels(), saved:
+    with ExitStack() as stack:
+        stack.enter_context(autograd_on())
+        for module in modules:
+            stack.enter_context(_frozen_layers(module))
+        stack.enter_context(_training_kernels())
+        stack.enter_context(_NormalTensors())
+        stack.enter_context(saved)
         yield
 
 
@@ -57,6 +65,30 @@ def attention(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Ten
 def _copy(tensor: Tensor) -> Tensor:
     """What autograd keeps of a tensor: the host's models write into theirs afterwards."""
     return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+
+
+class _NormalTensors(TorchFunctionMode):
+    """Copies stand in for inference tensors that meet a graph: what patches of other nodes hold, LoRAs as layers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_grad_enabled():
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            mixed = any(t.requires_grad for t in tensors) and any(t.is_inference() for t in tensors)
+            if mixed and not (_writes(func, kwargs) and tensors[0].is_inference()):
+                args, kwargs = tree_map(_normal, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a function changes its first tensor: writing into a copy would be lost, autograd's error is better."""
+    name = getattr(func, "__name__", "")
+    inplace = name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    return inplace or kwargs.get("out") is not None
+
+
+def _normal(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 @contextmanager
@@ -93,7 +125,7 @@ def _frozen_layers(module: nn.Module) -> Iterator[None]:
     Nothing of their weights is saved, so they may be inference tensors, cast for the call, quantised, or streamed into
     a buffer that the next layer overwrites. All other weights are made normal tensors.
     """
-    layers = [part for part in module.modules() if _vjp_of(part) is not None]
+    layers = [part for part in module.modules() if _vjp_of(part) is not None and _runs_itself(part)]
     originals = {layer: layer.__dict__.get("forward") for layer in layers}
     kept = {id(layer) for layer in layers}
     for part in module.modules():
@@ -108,6 +140,13 @@ def _frozen_layers(module: nn.Module) -> Iterator[None]:
             del layer.forward
             if original is not None:
                 layer.forward = original
+
+
+def _runs_itself(layer: nn.Module) -> bool:
+    """Whether a layer's forward is the host's: a bypassed LoRA replaces it, a ControlLora has layers of its own."""
+    replaced = layer.__dict__.get("forward")
+    own = replaced is None or getattr(replaced, "__func__", None) is type(layer).forward
+    return own and type(layer).forward.__module__ == comfy.ops.__name__
 
 
 def _own_weights(part: nn.Module) -> None:
@@ -130,9 +169,18 @@ class _Frozen:
         self.run = forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not torch.is_grad_enabled() or not x.requires_grad:
+        if args or kwargs or not torch.is_grad_enabled():
             return self.run(x, *args, **kwargs)
+        if not x.requires_grad:
+            return _without_graph(self.run, x)  # the weights of a ControlNet require gradients in the host
         return _FrozenFunction.apply(x, self.layer, self.run)
+
+
+def _without_graph(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A view would not survive the host's writing into it."""
+    with torch.no_grad():
+        y = run(x)
+    return y.clone() if y._is_view() else y
 
 
 class _FrozenFunction(torch.autograd.Function):
@@ -144,9 +192,7 @@ class _FrozenFunction(torch.autograd.Function):
         ctx.linear = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or _is_linear(layer)
         if not ctx.linear:
             ctx.save_for_backward(x.clone())
-        with torch.no_grad():
-            y = run(x)
-        return y.clone() if y._is_view() else y
+        return _without_graph(run, x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

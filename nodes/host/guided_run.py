@@ -10,7 +10,8 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from comfy.sampler_helpers import get_additional_models
+from torch import Tensor, nn
 
 from ...guidance.combine import EXACT, Steered, steer
 from ...guidance.gradient import Term
@@ -169,18 +170,21 @@ def _guided_prediction(
     sampling = guider.inner_model.model_sampling
     sigma = timestep.flatten().expand(len(x)).float()
     level = float(sigma[0])
-    repeats = max(job.application.recurrence for job in work)
     following = run.following(level)
+    repeats = max(job.application.recurrence for job in work) if following > 0 else 1
     start = x
     denoised = x
-    for repeat in range(max(1, repeats)):
+    handover: Handover | None = options.get("transformer_options", {}).get(HANDOVER)
+    for repeat in range(repeats):
+        if handover is not None:
+            handover.take()  # of the repetition before
         needs_graph = any(job.application.gradient == THROUGH and job.fresh for job in work)
         denoised, pull_back = predict(x, needs_graph)
         step = _step(guider, sampling, x, sigma, denoised, pull_back)
         for job in work:
             _apply(guider, run, job, step)
-        denoised = _moved(work, step, options)
-        if repeat + 1 < repeats and following > 0:
+        denoised = _moved(work, step, handover)
+        if repeat + 1 < repeats:
             noise = torch.randn(x.shape[1:], generator=run.generator(3, run.index(level), repeat))
             x = again(x, denoised, level, following, noise.to(x), step.flow)
         elif x is not start:
@@ -210,7 +214,7 @@ def _with_graph(
     options = {**options, "transformer_options": transformer}
     options.pop("multigpu_clones", None)  # they run without a graph
     try:
-        with differentiable(inner):
+        with differentiable(inner, *_networks_beside(guider.conds)):
             leaf = x.clone().requires_grad_(True)
             denoised = execute(leaf, options)
     except (RuntimeError, NotImplementedError) as error:
@@ -226,6 +230,18 @@ def _with_graph(
                 raise _undifferentiable(error) from error
 
     return denoised.detach(), pull_back
+
+
+def _networks_beside(conds: dict[str, list[dict[str, Any]]]) -> list[nn.Module]:
+    """What conditionings bring along and the noisy sample passes: ControlNets, GLIGEN."""
+    found = {id(patcher.model): patcher.model for patcher in get_additional_models(conds, torch.float32)[0]}
+    for cond in [cond for part in conds.values() for cond in part]:
+        control = cond.get("control")
+        while control is not None:  # a ControlLora has no patcher
+            network = getattr(control, "control_model", None)
+            found[id(network)] = network
+            control = control.previous_controlnet
+    return [network for network in found.values() if isinstance(network, nn.Module)]
 
 
 def _undifferentiable(error: Exception) -> ValueError:
@@ -282,10 +298,9 @@ def _apply(guider: Any, run: Run, job: Job, step: Step) -> None:
     job.application.report.add(float(step.sigma[0]), run.progress_of(float(step.sigma[0])), steered)
 
 
-def _moved(work: list[Job], step: Step, options: dict[str, Any]) -> Tensor:
+def _moved(work: list[Job], step: Step, handover: Handover | None) -> Tensor:
     """The denoised sample with all directions added; exact ones go to a sampler that asked for them."""
     distance = append_dims(step.distance, step.x.ndim)
-    handover: Handover | None = options.get("transformer_options", {}).get(HANDOVER)
     denoised = step.denoised
     for job in work:
         assert job.held.steered is not None

@@ -272,7 +272,7 @@ def pixel_vae() -> comfy.sd.VAE:
 
 def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
     """The host's VAE with a network of ours: latents of so many channels, a ratio smaller than pictures."""
-    vae = pixel_vae()
+    vae: Any = pixel_vae()
     network.eval().requires_grad_(False)
     vae.first_stage_model = network
     vae.patcher = comfy.model_patcher.ModelPatcher(

@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.model_sampling
 import folder_paths
+import latent_preview
 import torch
 from comfy.taesd.taesd import TAESD
 from torch import Tensor
@@ -31,16 +32,22 @@ def is_flow(sampling: Any) -> bool:
     return isinstance(sampling, comfy.model_sampling.CONST)
 
 
+class ModelSpaceTAESD(TAESD):
+    """A TAESD as the host's previews use it: on latents as the model has them, not as a VAE has them."""
+
+
 def tiny_decoder(model: Any) -> Any | None:
     """The TAESD of the model's latents as a VAE, if the user has it in models/vae_approx."""
     latent_format = model.model.latent_format
     wanted = getattr(latent_format, "taesd_decoder_name", None)
-    names = [name for name in folder_paths.get_filename_list("vae_approx") if wanted and name.startswith(wanted)]
+    if not wanted or wanted in latent_preview.VIDEO_TAES:  # those of video models are built otherwise
+        return None
+    names = [name for name in folder_paths.get_filename_list("vae_approx") if name.startswith(wanted)]
     path = folder_paths.get_full_path("vae_approx", names[0]) if names else None
     if path is None:
         return None
     with torch.inference_mode(False), torch.no_grad():
-        taesd = TAESD(None, path, latent_channels=latent_format.latent_channels)
+        taesd = ModelSpaceTAESD(None, path, latent_channels=latent_format.latent_channels)
     return vae_around(taesd, latent_format.latent_channels, latent_format.spacial_downscale_ratio)
 
 
@@ -70,7 +77,8 @@ class Sight:
     def _decoded(self, z: Tensor, smallest: float) -> Tensor:
         if self.vae is None:
             return _frames(z)
-        z = self.model.model.process_latent_out(z)
+        if not isinstance(self.vae.first_stage_model, ModelSpaceTAESD):
+            z = self.model.model.process_latent_out(z)
         enough = math.ceil(smallest / self.ratio)
         if z.ndim == 4 and min(z.shape[2:]) > enough:
             scale = enough / min(z.shape[2:])

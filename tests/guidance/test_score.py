@@ -3,6 +3,7 @@
 import pytest
 import torch
 from exact_denoiser import ExactDenoiser
+from linear_gaussian import LinearGaussian
 
 from pack.guidance.gradient import gradient
 from pack.guidance.sampling import sample_ddim
@@ -10,31 +11,6 @@ from pack.guidance.score import guided_denoised, shift_per_gradient
 from training import scenes
 
 LEVELS = torch.tensor([0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.99], dtype=torch.float64)
-
-
-class LinearGaussian:
-    """x0 ~ N(mean, spread^2), y = x0 + N(0, error^2), x = a x0 + b noise with everything known."""
-
-    mean, spread, error, y = 0.4, 1.7, 0.6, -1.1
-
-    def __init__(self, signal, noise):
-        self.a, self.b = signal, noise
-
-    def denoised(self, x):
-        """E[x0 | x]."""
-        gain = self.a * self.spread**2 / (self.a**2 * self.spread**2 + self.b**2)
-        return self.mean + gain * (x - self.a * self.mean)
-
-    def log_y(self, x):
-        """log p(y | x) up to a constant: y given x is Gaussian around E[x0 | x]."""
-        variance = self.spread**2 * self.b**2 / (self.a**2 * self.spread**2 + self.b**2) + self.error**2
-        return -((self.y - self.denoised(x)) ** 2) / (2 * variance)
-
-    def posterior_mean(self, x):
-        """E[x0 | x, y]: three Gaussian opinions weighted by their precisions."""
-        precision = 1 / self.spread**2 + self.a**2 / self.b**2 + 1 / self.error**2
-        total = self.mean / self.spread**2 + self.a * x / self.b**2 + self.y / self.error**2
-        return total / precision
 
 
 def some(count):
