@@ -249,9 +249,9 @@ def example_picture(server):
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_api_workflow_runs_and_saves_a_picture(server, random_upsampler, example_picture, path):
     prompt = json.loads(path.read_text("utf-8"))
-    if any(node["class_type"] in LOADERS for node in prompt.values()):
-        prompt = on_shipped_models(prompt)
-    needs_files = any(
+    foreign = any(node["class_type"] in LOADERS for node in prompt.values())
+    prompt = on_shipped_models(prompt) if foreign else prompt
+    needs_files = foreign or any(
         value in SUBSTITUTES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)
     )
     outputs = server.run(substituted(prompt, SUBSTITUTES) if needs_files else prompt)
