@@ -38,11 +38,11 @@ GOALS, EACH, STEPS = 8, 8, 50
 WEIGHTS = {
     "text": (0.5, 1.0, 2.0, 4.0, 8.0),
     "content": (0.5, 1.0, 2.0, 4.0, 8.0),
-    "structure": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "structure": (0.25, 0.5, 1.0, 1.5, 2.0, 4.0),
     "style": (0.5, 1.0, 2.0, 4.0, 8.0),
 }
 TEXTS = {"shape": "a {}", "colour": "a {} shape", "background": "a shape on a {}", "texture": "a {} shape"}
-BOTH = {"colour": 2.0, "structure": 2.0}  # weights of two guides at once
+BOTH = {"colour": 2.0, "structure": 1.0}  # weights of two guides at once
 CFG = 3.0  # of the class-conditional pictures that style is put on
 
 
@@ -75,14 +75,18 @@ def sampler(model: str, seed: int, cfg: float = 1.0) -> dict[str, Any]:
     )
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "text": {"loss": "cosine"},
+    "content": {},
+    "structure": {"method": "self-similarity", "layers": ""},
+    "style": {"layers": ""},
+}
+
+
 def guide(kind: str, weight: float, goal: dict[str, Any]) -> dict[str, Any]:
     """A guide node; `goal` holds a text or the name of a reference picture's node."""
-    more: dict[str, Any] = {"text": {"loss": "cosine"}, "structure": {"method": "difference", "layers": ""}}.get(
-        kind, {}
-    )
-    more |= {"layers": ""} if kind == "style" else {}
     window = {"weight": weight, "start_percent": 0.0, "end_percent": 1.0, "curve": "constant"}
-    return node(f"Guidance_{kind.title()}Guide", encoder=["encoder", 0], **window, **more, **goal)
+    return node(f"Guidance_{kind.title()}Guide", encoder=["encoder", 0], **window, **OPTIONS[kind], **goal)
 
 
 def graph(goal: int, label: str = "", cfg: float = 1.0, **guides: dict[str, Any]) -> Prompt:
@@ -312,7 +316,8 @@ def main() -> None:
             result["settings"][name] = read(images)
             path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
             print(f"[bench] {name}: {result['settings'][name]}", file=sys.stderr, flush=True)
-    plot(result, given.out / "guides.png")
+    if "unguided" in result["settings"] and "style 0" in result["settings"]:
+        plot(result, given.out / "guides.png")
     print(json.dumps(result))
 
 

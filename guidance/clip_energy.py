@@ -19,7 +19,7 @@ def cosine(found: Tensor, wanted: Tensor) -> Tensor:
 def spherical(found: Tensor, wanted: Tensor) -> Tensor:
     """2 asin(|u - v| / 2)^2 of unit vectors, half their squared angle, in [0, pi^2 / 2] (Crowson, CLIP guidance)."""
     u, v = normalize(found.float(), dim=1), normalize(wanted.float(), dim=1)
-    chord = (u[:, None] - v[None]).norm(dim=2).clamp(max=2)
+    chord = (u[:, None] - v[None]).norm(dim=2).clamp(max=2 - 1e-6)
     return (2 * torch.asin(chord / 2) ** 2).mean(1)
 
 

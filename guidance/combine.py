@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from .gradient import ESTIMATORS, Reading, Term, finite, pull_of
 from .step import Step
 from .tensors import append_dims, norm
 
-EXACT = "at noisy"  # the estimator of noise-aware guides
+EXACT, THROUGH = "at noisy", "through denoiser"  # estimators of noise-aware guides, and by the model's Jacobian
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,18 @@ def steer(step: Step, terms: Sequence[Term], cap: float, inner_steps: int) -> St
     Published noise-aware guides keep their exact size; the cap is for guides that act on the predicted picture, whose
     gradients are no probabilities. Raises ValueError as the estimators do.
     """
-    groups: dict[tuple[str, bool], list[Term]] = {}
+    groups: dict[tuple[str, bool, int], list[Term]] = {}
     for term in terms:
-        groups.setdefault((term.estimator, term.estimator == EXACT and not term.relative), []).append(term)
+        is_exact = term.estimator == EXACT and not term.relative
+        place = id(term.mask) if term.estimator == THROUGH else 0  # a pull-back spreads what a mask has cut
+        groups.setdefault((term.estimator, is_exact, place), []).append(term)
     exact, other, readings = None, None, []
-    for (estimator, is_exact), group in groups.items():
+    for (estimator, is_exact, _), group in groups.items():
         worth = step.shift if estimator == EXACT else step.clean_variance
-        direction, found = ESTIMATORS[estimator](step, pull_of(group, step, worth), inner_steps)
-        direction, _ = finite(direction)
-        readings += found
+        pull = pull_of(group, step, worth)
+        direction, found = ESTIMATORS[estimator](step, pull, inner_steps)
+        direction, bad = finite(direction)
+        readings += [replace(reading, dropped=reading.dropped | bad) for reading in found]
         if is_exact:
             exact = direction
         else:

@@ -55,6 +55,7 @@ class Pulls:
     paper: Tensor | None
     relative: Tensor | None  # of unit gradients times lambda
     readings: list[Reading]
+    mask: Tensor | None = None  # that all guides have, None if they have several or none
 
 
 Pull = Callable[[Tensor, Tensor], Pulls]  # (picture, sigma [B]; 0 is clean) -> pulls at that picture
@@ -83,7 +84,8 @@ def pull_of(terms: Sequence[Term], step: Step, per_gradient: Tensor) -> Pull:
                 length = norm(part) * per_gradient / step.distance
             readings.append(Reading(term.name, loss.detach(), norm(grad), length, dropped))
             sums[term.relative] = sums[term.relative] + part if term.relative in sums else part
-        return Pulls(sums.get(False), sums.get(True), readings)
+        masks = {id(term.mask): term.mask for term in terms}
+        return Pulls(sums.get(False), sums.get(True), readings, *masks.values() if len(masks) == 1 else ())
 
     return pull
 
@@ -155,10 +157,11 @@ def through_denoiser(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, 
     if step.pull_back is None:
         raise ValueError("through denoiser needs a model that can be differentiated")
     pulls = pull(step.denoised, torch.zeros_like(step.sigma))
-    paper = None if pulls.paper is None else step.pull_back(pulls.paper)
+    mask = 1.0 if pulls.mask is None else pulls.mask
+    paper = None if pulls.paper is None else step.pull_back(pulls.paper) * mask
     relative = pulls.relative
     if relative is not None:
-        relative = unit(step.pull_back(relative)) * append_dims(norm(relative), relative.ndim)
+        relative = unit(step.pull_back(relative) * mask) * append_dims(norm(relative), relative.ndim)
     return _direction(step, Pulls(paper, relative, []), step.shift), pulls.readings
 
 

@@ -34,14 +34,13 @@ def crops(count: int, generator: torch.Generator) -> Tensor:
 def look(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Pictures [B C H W] through boxes [V 4] -> [V*B C size size]: one call for all, antialiased where it shrinks.
 
-    A picture larger than the smallest crop needs is first brought to that size with an antialiased filter. The whole
-    picture alone, at the encoder's own size, is returned as it is.
+    A picture larger than the smallest possible crop needs is first brought to that size with an antialiased filter, the
+    same for all crops. The whole picture alone, at the encoder's own size, is returned as it is.
     """
     height, width = pictures.shape[2:]
     if len(boxes) == 1:
         return pictures if (height, width) == (size, size) else _resized(pictures, size, size)
-    smallest = float(boxes[:, 2:].min())
-    target = round(size / smallest)
+    target = round(size / MIN_AREA**0.5)
     if min(height, width) > target:
         pictures = _resized(pictures, min(height, target), min(width, target))
         height, width = pictures.shape[2:]

@@ -81,7 +81,8 @@ class ApplyGuides(GuidanceNode):
                     default=AUTO,
                     advanced=True,
                     tooltip="Of the weights. paper: multiplies the gradient of a probability. lambda: how far the "
-                    "guide moves a sample, measured by the model's own step. auto: paper at noisy, else lambda.",
+                    "guide moves a sample, by the model's own step and, at much noise, by the size of the data. auto: "
+                    "paper at noisy, else lambda.",
                 ),
                 io.Float.Input(
                     "cap",
@@ -90,7 +91,7 @@ class ApplyGuides(GuidanceNode):
                     max=100.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="No push is longer than this times the model's own step; 0: no limit. Noise-aware guides "
+                    tooltip="No push is longer than this lambda (see unit); 0: no limit. Noise-aware guides "
                     "at their paper's scale are never cut.",
                 ),
                 io.Int.Input(
@@ -123,7 +124,8 @@ class ApplyGuides(GuidanceNode):
                     min=1,
                     max=10,
                     advanced=True,
-                    tooltip="Times that each guided step is taken: it is undone with fresh noise and repeated.",
+                    tooltip="Times that each guided step is taken: it is undone with fresh noise and repeated. For the "
+                    "samplers euler and ddim.",
                 ),
                 io.Vae.Input(
                     "tiny_vae",
@@ -209,11 +211,14 @@ class GuideReport(GuidanceNode):
             Panel(
                 title + (f" - {note}" if note and key == "loss" else ""),
                 "progress (0: noise, 1: picture)",
-                {name: [(row["progress"], row[key]) for row in rows] for name, rows in found.items()},
+                {
+                    name: [(row["progress"], row[key]) for row in rows if row[key] is not None]
+                    for name, rows in found.items()
+                },
             )
             for key, title in titles.items()
         ]
-        return io.NodeOutput(plot(panels), json.dumps({"note": note, "guides": found}, indent=1))
+        return io.NodeOutput(plot(panels), json.dumps({"note": note, "guides": found}, indent=1, allow_nan=False))
 
 
 NODES: list[type[io.ComfyNode]] = [CombineGuides, ApplyGuides, GuideReport]

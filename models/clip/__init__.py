@@ -65,7 +65,7 @@ def read_config(state: StateDict) -> ClipConfig:
             patch_size=32,
             head_width=64,
             mlp_ratio=4.0,
-            **common,
+            **{**common, "quick_gelu": True},  # nearly all published ones are OpenAI's
         )
     width, _, patch, _ = state["visual.conv1.weight"].shape
     positions = state["visual.positional_embedding"].shape[0] - 1

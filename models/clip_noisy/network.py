@@ -202,7 +202,15 @@ class ClipNoisy(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     layers = STAGES
-    usual_layers = {STYLE: STAGES, DIFFERENCE: STAGES, SELF_SIMILARITY: STAGES[2:]}
+
+    @property
+    def usual_layers(self) -> dict[str, Sequence[str]]:
+        """Self-similarity: two layers of at most 32 x 32 places, which see shapes and whose matrices stay small."""
+        side, small = self.config.image_size // self.config.stem_stride**2, []
+        for name, stride in zip(STAGES[1:], self.config.strides, strict=True):
+            side //= stride
+            small += [name] if side <= 32 else []
+        return {STYLE: STAGES, DIFFERENCE: STAGES, SELF_SIMILARITY: small[:2]}
 
     def stages(self, x: Tensor, t: Tensor, count: int = len(STAGES)) -> list[Tensor]:
         """The first `count` feature maps. x in [-1, 1] where it is clean."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -15,14 +13,12 @@ from .guides import Guide
 from .run_state import Run
 from .sight import Sight
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # the view of everything
-
 
 def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor | None:
     """Where a guide acts, at the sample's size: its own mask, and only what inpainting leaves free."""
     result = None
     if mask is not None:
-        small = interpolate(mask[:, None].to(x), x.shape[-2:], mode="area")  # [n 1 h w]
+        small = interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).to(x), x.shape[-2:], mode="area")  # [n 1 h w]
         if len(small) not in (1, len(x)):
             raise ValueError(f"a guide's mask has {len(small)} pictures for a batch of {len(x)}; give one, or {len(x)}")
         result = small if x.ndim == 4 else small.reshape(len(small), *[1] * (x.ndim - 3), *x.shape[-2:])
@@ -32,12 +28,17 @@ def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor 
     return free if result is None else result * free
 
 
-def noisy_energy(run: Run, guide: Guide, place: int, step: Step) -> Energy:
+def noisy_energy(run: Run, guide: Guide, place: int, step: Step, scale: float) -> Energy:
     """The guide at the noisy sample. References get noise of the same level, the same for the whole batch.
 
-    `place` is the guide's number, which keeps its noise apart from others'. Raises ValueError for samples of another
-    size than the guide's.
+    `place` is the guide's number, which keeps its noise apart from others'; `scale` the size of the model's noise.
+    Raises ValueError for samples of another size than the guide's, and for noise of another size than 1.
     """
+    if scale != 1:
+        raise ValueError(
+            f"this model's noise has the size {scale:g} and not 1, which the guide '{guide.name}' has never seen; use "
+            "gradient = at denoised"
+        )
     height, width = step.x.shape[-2:]
     if step.x.ndim != 4 or (height, width) != (guide.size, guide.size):
         raise ValueError(
@@ -83,8 +84,8 @@ def clean_energy(guide: Guide, sight: Sight, boxes: Tensor, smallest: float) -> 
         measured = guide.measure(seen, sigma[:1].expand(len(seen)))
         by_view = [part.unflatten(0, (len(boxes), len(pictures))) for part in measured]
         losses = [
-            guide.compare([part[view] for part in by_view], clean_wanted(guide, box, pictures))
-            for view, box in enumerate(boxes.tolist())
+            guide.compare([part[view] for part in by_view], clean_wanted(guide, boxes, view, pictures))
+            for view in range(len(boxes))
         ]
         frames = len(pictures) // len(z)
         return torch.stack(losses).mean(0).unflatten(0, (len(z), frames)).mean(1)
@@ -92,15 +93,15 @@ def clean_energy(guide: Guide, sight: Sight, boxes: Tensor, smallest: float) -> 
     return energy
 
 
-def clean_wanted(guide: Guide, box: Sequence[float], like: Tensor) -> list[Tensor]:
-    """What the guide wants to see through a view of pictures `like`; measured once for each view and size."""
+def clean_wanted(guide: Guide, boxes: Tensor, view: int, like: Tensor) -> list[Tensor]:
+    """What the guide wants to see in a view of pictures `like`: the reference through the same crops, measured once."""
     if guide.reference is None:
         return [part.to(like).clone() for part in guide.wanted or []]
-    view = tuple(round(value, 6) for value in box) if guide.same_view else WHOLE
-    key = (view, tuple(like.shape[-2:]))
+    boxes = boxes if guide.same_view else boxes[:1]
+    key = (tuple(boxes.flatten().tolist()), tuple(like.shape[-2:]))
     if key not in guide.cache:
         pictures = centred(guide.reference.to(like), *like.shape[-2:])
-        seen = look(pictures, torch.tensor([WHOLE, view]), guide.size)[len(pictures) :]
-        seen = look(pictures, torch.tensor([WHOLE]), guide.size) if view == WHOLE else seen
-        guide.cache[key] = guide.measured(seen, seen.new_zeros(len(seen)))
-    return [part.to(like.device) for part in guide.cache[key]]
+        seen = look(pictures, boxes, guide.size)
+        measured = guide.measured(seen, seen.new_zeros(len(seen)))
+        guide.cache[key] = [part.unflatten(0, (len(boxes), len(pictures))).cpu() for part in measured]
+    return [part[view if guide.same_view else 0].to(like.device) for part in guide.cache[key]]

@@ -26,9 +26,10 @@ class VisionNetwork:
         model = clip_vision.model
         inner = getattr(model, "vision_model", model).encoder
         self.blocks = inner.layers if hasattr(inner, "layers") else inner.layer
-        self.mean, self.std = (
-            torch.tensor(list(values))[:, None, None] for values in (clip_vision.image_mean, clip_vision.image_std)
-        )
+        with torch.inference_mode(False):
+            self.mean, self.std = (
+                torch.tensor(list(values))[:, None, None] for values in (clip_vision.image_mean, clip_vision.image_std)
+            )
 
     @property
     def layers(self) -> Sequence[str]:
@@ -46,7 +47,8 @@ class VisionNetwork:
 
         def keep(place: int) -> Any:
             def hook(module: Any, inputs: Any, output: Any) -> None:
-                found[place] = output[0] if isinstance(output, tuple) else output
+                # the host's next block adds to this very tensor
+                found[place] = (output[0] if isinstance(output, tuple) else output).clone()
                 if place == max(places):
                     raise _Enough
 
@@ -81,24 +83,25 @@ def _map(tokens: Tensor) -> Tensor:
 
 
 def text_reader(clip: Any, width: int) -> ReadText:
-    """Texts in the space of a vision tower `width` wide, by the host's CLIP.
+    """Texts in the space of a vision tower `width` wide, by the fitting tower of the host's CLIP.
 
     Raises ValueError where the CLIP has no projection into such a space: those inside SD1.5 checkpoints have lost it.
     """
-    towers = [
-        part
-        for part in clip.cond_stage_model.modules()
-        if isinstance(getattr(part, "text_projection", None), torch.nn.Module)
-    ]
-    fitting = [tower for tower in towers if tower.text_projection.weight.shape[0] == width]
+    towers = {
+        name.split(".")[-1].removeprefix("clip_"): part
+        for name, part in clip.cond_stage_model.named_modules()
+        if isinstance(getattr(getattr(part, "transformer", None), "text_projection", None), torch.nn.Module)
+    }
+    widths = {key: tower.transformer.text_projection.weight.shape[0] for key, tower in towers.items()}
+    fitting = [key for key, found in widths.items() if found == width]
     if not fitting:
-        widths = ", ".join(str(tower.text_projection.weight.shape[0]) for tower in towers) or "none"
+        there = ", ".join(str(found) for found in widths.values()) or "none"
         raise ValueError(
-            f"the vision tower's embedding has {width} numbers, the text towers of this CLIP have {widths}; use the "
+            f"the vision tower's embedding has {width} numbers, the text towers of this CLIP have {there}; use the "
             "CLIP of the same model"
         )
-    weight = fitting[-1].text_projection.weight
-    if torch.equal(weight.float().cpu(), torch.eye(width)):
+    key, tower = fitting[0], towers[fitting[0]]
+    if torch.equal(tower.transformer.text_projection.weight.float().cpu(), torch.eye(width)):
         raise ValueError(
             "this CLIP has no text projection, as those inside SD1.5 checkpoints; load a full CLIP text file "
             "(for instance clip_l.safetensors) with Load CLIP"
@@ -107,12 +110,15 @@ def text_reader(clip: Any, width: int) -> ReadText:
     def read(text: str) -> Tensor:
         if not text.strip():
             raise ValueError("the text is empty; write what the picture should show")
-        tokens = clip.tokenize(text)
-        for name, chunks in tokens.items():
-            if len(chunks) > 1:
-                raise ValueError(f"the text needs {len(chunks)} chunks of {name} tokens, one can be read; shorten it")
-        pooled = clip.encode_from_tokens(tokens, return_pooled=True)[1]
-        return pooled[:, -width:].clone()
+        tokens = clip.tokenize(text)[key]
+        if len(tokens) > 1:
+            raise ValueError(f"the text needs {len(tokens)} chunks of tokens, the encoder reads one; shorten it")
+        tower.reset_clip_options()
+        tower.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
+        try:
+            return tower.encode_token_weights(tokens)[1].clone()
+        finally:
+            tower.reset_clip_options()
 
     return read
 
@@ -121,7 +127,8 @@ def encoder_from(clip_vision: Any, clip: Any | None) -> Encoder:
     """Raises ValueError where the text tower doesn't belong to the vision tower."""
     network = VisionNetwork(clip_vision)
     size = clip_vision.image_size
-    read, patchers = network.embed_text, [clip_vision.patcher]
+    read: ReadText = network.embed_text
+    text_patchers: list[Any] = []
     if clip is not None:
         projection = getattr(clip_vision.model, "visual_projection", None)
         if not isinstance(projection, torch.nn.Module):
@@ -129,5 +136,5 @@ def encoder_from(clip_vision: Any, clip: Any | None) -> Encoder:
                 "this CLIP_VISION has no projection into a space shared with texts; use a CLIP, not SigLIP or DINO"
             )
         read = text_reader(clip, cast(torch.Tensor, projection.weight).shape[0])
-        patchers = [clip_vision.patcher, clip.patcher]
-    return Encoder("CLIP Vision", Facts(image_size=size), network, patchers, read)
+        text_patchers = [clip.patcher]
+    return Encoder("CLIP Vision", Facts(image_size=size), network, [clip_vision.patcher], read, text_patchers)

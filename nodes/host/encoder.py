@@ -19,6 +19,22 @@ from .gradients import make_differentiable
 ReadText = Callable[[str], Tensor]  # text -> [1 D], not normalised
 
 
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """For small networks of plain layers: loaded whole or not at all, as autograd can't wait for streamed layers."""
+
+    def load(
+        self,
+        device_to: Any = None,
+        lowvram_model_memory: int = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+    ) -> None:
+        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)
+
+    def partially_unload(self, *args: Any, **kwargs: Any) -> int:
+        return 0  # then the host takes it away as a whole
+
+
 class Encoder:
     """Embeddings and feature maps of pictures, x0 + sigma noise in [-1, 1] where they are clean, and of texts.
 
@@ -32,11 +48,13 @@ class Encoder:
         network: ImageEncoder,
         patchers: Sequence[Any],
         read_text: ReadText,
+        text_patchers: Sequence[Any] = (),
     ):
         self.name = name
         self.facts = facts
         self.network = network
         self.patchers = list(patchers)
+        self.text_patchers = list(text_patchers)  # needed while a text is read, not while sampling
         self.read_text = read_text
         self.texts: dict[str, Tensor] = {}  # every text once
         self.references: dict[tuple[Any, ...], Any] = {}  # and every reference picture
@@ -53,7 +71,7 @@ class Encoder:
     def text(self, text: str) -> Tensor:
         """[1 D]. Raises ValueError for texts that the encoder can't read, and where it reads none."""
         if text not in self.texts:
-            mm.load_models_gpu(self.patchers)
+            mm.load_models_gpu([*self.patchers, *self.text_patchers])
             with torch.inference_mode(False), torch.no_grad():
                 self.texts[text] = self.read_text(text).float().cpu()
         return self.texts[text]
@@ -68,22 +86,19 @@ class Encoder:
 
     def _told(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """What the network takes: x_t = x / sqrt(1 + sigma^2) and the nearest timestep."""
-        for patcher in self.patchers:
-            if isinstance(patcher.model, torch.nn.Module):
-                make_differentiable(patcher.model)  # after the host moved it; otherwise nothing to do
+        if isinstance(self.network, torch.nn.Module):
+            make_differentiable(self.network)  # after the host moved it; otherwise nothing to do
         t = (self.log_sigmas.to(sigma)[None] - sigma.log()[:, None]).abs().argmin(1)
         return x / append_dims(1 + sigma**2, x.ndim) ** 0.5, t
 
     def with_text_of(self, other: Encoder) -> Encoder:
         """The same eyes with another encoder's text tower."""
-        return Encoder(self.name, self.facts, self.network, [*self.patchers, *other.patchers], other.read_text)
+        towers = [*other.patchers, *other.text_patchers]
+        return Encoder(self.name, self.facts, self.network, self.patchers, other.read_text, towers)
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
-    """Frozen, in float32, outside inference mode: backward costs about one forward and needs no weight gradients.
-
-    Its layers are plain ones, which the host loads whole: nothing of them is streamed while autograd needs it.
-    """
+    """Frozen, in float32, outside inference mode: backward costs about one forward and needs no weight gradients."""
     with torch.inference_mode(False), torch.no_grad():
         device, offload = mm.get_torch_device(), mm.unet_offload_device()
         with torch.device(offload):
@@ -91,6 +106,6 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
         state = {key: value.float() if value.is_floating_point() else value for key, value in checkpoint.state.items()}
         network.load_state_dict(state, strict=True)
         network.eval().requires_grad_(False)
-        patcher = comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=offload)
+        patcher = WholePatcher(network, load_device=device, offload_device=offload)
     encoder = cast(ImageEncoder, network)
     return Encoder(checkpoint.name, checkpoint.facts, encoder, [patcher], encoder.embed_text)

@@ -68,7 +68,7 @@ def apply(model: Any, application: Application) -> Any:
     for patcher in [p for guide in application.guides for p in guide.patchers] + (
         [application.vae.patcher] if application.vae is not None else []
     ):
-        if not any(patcher is known for known in patchers):
+        if not any(patcher is known or patcher.is_clone(known) for known in patchers):
             patchers.append(patcher)
     model.set_additional_models(KEY, patchers)
     if not before:
@@ -86,6 +86,7 @@ def applications(model: Any) -> list[Application]:
 def _around_run(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     """OUTER_SAMPLE: a fresh state for every run, gone afterwards whatever happens."""
     guider = executor.class_obj
+    _refuse_unfit_runs(applications(guider.model_patcher), sampler, kwargs.get("latent_shapes") or ())
     mask = args[0] if args else kwargs.get("denoise_mask")
     seed = kwargs.get("seed", args[3] if len(args) > 3 else None)
     for application in applications(guider.model_patcher):
@@ -100,6 +101,19 @@ def _around_run(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigm
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
     finally:
         guider.model_options.pop(KEY, None)
+
+
+def _refuse_unfit_runs(jobs: list[Application], sampler: Any, latent_shapes: Any) -> None:
+    """Raises ValueError for what guides would do wrongly."""
+    if len(latent_shapes) > 1:
+        raise ValueError("guides work on one latent; this model samples several packed into one (video and audio)")
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    churn = getattr(sampler, "extra_options", {}).get("s_churn", 0)
+    if any(job.recurrence > 1 for job in jobs) and (name != "sample_euler" or churn):
+        raise ValueError(
+            "recurrence above 1 needs the sampler euler or ddim (others would extrapolate its noise); choose one of "
+            "them, or set recurrence to 1"
+        )
 
 
 def _around_loading(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
@@ -159,8 +173,13 @@ def _job(run: Run, application: Application, x: Tensor, sigma: float) -> Job | N
         return None
     key = id(application)
     held, index = run.held.setdefault(key, Held()), run.index(sigma)
-    usable = held.steered is not None and held.steered.shape == x.shape
-    return Job(application, key, index, weights, held, not usable or index - held.step >= application.every)
+    same = held.steered is not None and held.steered.shape == x.shape and held.guides == _active(weights)
+    waiting = 0 <= index - held.step < application.every
+    return Job(application, key, index, weights, held, not (same and waiting))
+
+
+def _active(weights: list[tuple[Guide, float]]) -> tuple[int, ...]:
+    return tuple(id(guide) for guide, _ in weights)
 
 
 def _guided_prediction(
@@ -217,6 +236,9 @@ def _with_graph(
         with differentiable(inner, *_networks_beside(guider.conds)):
             leaf = x.clone().requires_grad_(True)
             denoised = execute(leaf, options)
+    except mm.OOM_EXCEPTION:
+        logging.warning("Diffusion Guidance: through denoiser ran out of memory; at denoised needs far less")
+        raise
     except (RuntimeError, NotImplementedError) as error:
         raise _undifferentiable(error) from error
     if not denoised.requires_grad:
@@ -226,6 +248,8 @@ def _with_graph(
         with autograd_on():
             try:
                 return torch.autograd.grad(denoised, leaf, grad.to(denoised).clone(), retain_graph=True)[0].float()
+            except mm.OOM_EXCEPTION:
+                raise
             except RuntimeError as error:
                 raise _undifferentiable(error) from error
 
@@ -245,9 +269,7 @@ def _networks_beside(conds: dict[str, list[dict[str, Any]]]) -> list[nn.Module]:
 
 
 def _undifferentiable(error: Exception) -> ValueError:
-    if isinstance(error, torch.OutOfMemoryError):
-        return ValueError("through denoiser ran out of memory; use gradient = at denoised, which needs far less")
-    line = str(error).splitlines()[0][:200]
+    line = (str(error) or type(error).__name__).splitlines()[0][:200]
     return ValueError(
         f"through denoiser: this model, as it is loaded or patched, can't be differentiated ({line}); "
         "use gradient = at denoised, which works with every model"
@@ -294,7 +316,7 @@ def _apply(guider: Any, run: Run, job: Job, step: Step) -> None:
         steered.readings,
         steered.capped,
     )
-    job.held.step = job.index
+    job.held.step, job.held.guides = job.index, _active(job.weights)
     job.application.report.add(float(step.sigma[0]), run.progress_of(float(step.sigma[0])), steered)
 
 
@@ -325,7 +347,7 @@ def _term(guider: Any, run: Run, job: Job, place: int, step: Step) -> Term:
         guide.check_batch(len(step.x))
     sight = run.sights.setdefault(job.key, Sight(guider.model_patcher, application.vae))
     if estimator == EXACT:
-        energy = noisy_energy(run, guide, place, step)
+        energy = noisy_energy(run, guide, place, step, getattr(guider.inner_model.model_sampling, "noise_scale", 1.0))
     elif guide.size == COLOURS_ONLY:
         energy = colour_energy(guide, sight)
     else:

@@ -23,7 +23,7 @@ from .classifier import HostClassifier
 from .encoder import Encoder
 from .sight import is_pixel_model
 
-LAMBDA = 0.35  # weight 1 of a guide without a published scale: its length over |x - denoised|
+LAMBDA = 0.35  # weight 1 of a guide without a published scale: its length over `Step.reach`
 REFERENCES = 16  # pictures that an encoder remembers
 COLOURS_ONLY = 0  # size of a guide that needs no pictures, only the colours of a sample
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from comfy_execution.utils import get_executing_context
+from torch import Tensor
 
 from ...guidance.combine import Steered
 
@@ -37,13 +39,19 @@ class Report:
                     "guide": reading.name,
                     "sigma": round(sigma, 5),
                     "progress": round(progress, 4),
-                    "loss": float(reading.loss.mean()),
-                    "grad_norm": float(reading.grad_norm.mean()),
-                    "lambda": float(reading.lambda_.mean()),
+                    "loss": _number(reading.loss),
+                    "grad_norm": _number(reading.grad_norm),
+                    "lambda": _number(reading.lambda_),
                     "capped": capped,
                     "dropped": float(reading.dropped.float().mean()),
                 }
             )
+
+
+def _number(values: Tensor) -> float | None:
+    """The mean of those that are finite; None if none is, which JSON can say and NaN it can't."""
+    finite = values[torch.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
 
 
 def by_guide(reports: list[Report]) -> dict[str, list[dict[str, Any]]]:

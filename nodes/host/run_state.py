@@ -14,6 +14,7 @@ from ...guidance.views import crops
 from .sight import Sight
 
 HANDOVER = "guidance_handover"  # of transformer_options: a Handover of a sampler that applies exact gradients itself
+SAME = 1e-4  # relative difference of sigmas that are one
 CROP_SETS = 4  # of the random crops; a reference's features are kept for each
 
 
@@ -36,6 +37,7 @@ class Held:
     """The last direction of one application over |x - denoised|, for the steps between two evaluations."""
 
     step: int = -1
+    guides: tuple[int, ...] = ()  # which were active
     steered: Steered | None = None
 
 
@@ -49,16 +51,15 @@ class Run:
     progress_of: Callable[[float], float]
     sights: dict[int, Sight] = field(default_factory=dict)
     held: dict[int, Held] = field(default_factory=dict)
-    boxes: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
 
     def index(self, sigma: float) -> int:
         """Which step of the schedule an evaluation belongs to, those between two steps to the earlier one."""
-        return sum(s >= 0.99 * sigma for s in self.sigmas) - 1
+        return sum(s >= sigma * (1 - SAME) for s in self.sigmas) - 1
 
     def following(self, sigma: float) -> float:
         """The next lower sigma of the schedule."""
-        return max((s for s in self.sigmas if s < 0.99 * sigma), default=0.0)
+        return max((s for s in self.sigmas if s < sigma * (1 - SAME)), default=0.0)
 
     def generator(self, *stream: int) -> torch.Generator:
         """Random numbers that depend on the run's seed and on what they are for, not on what was drawn before."""
@@ -68,10 +69,8 @@ class Run:
         return torch.Generator().manual_seed(mixed)
 
     def crops(self, views: int, index: int) -> Tensor:
-        key = (views, index % CROP_SETS)
-        if key not in self.boxes:
-            self.boxes[key] = crops(views, self.generator(1, key[1]))
-        return self.boxes[key]
+        """The same few sets for all runs, so that what references show through them is measured once."""
+        return crops(views, torch.Generator().manual_seed(index % CROP_SETS))
 
 
 def progress_function(sampling: Any) -> Callable[[float], float]:

@@ -86,8 +86,9 @@ class Sight:
         network = self.vae.first_stage_model
         dtype = getattr(self.vae, "vae_dtype", torch.float32)
         two_d = z.ndim == VIDEO and isinstance(network, TAESD)
+        device = self.vae.patcher.load_device  # the VAE's own: the host may keep it on the CPU
         with differentiable(network):
-            return _frames(network.decode((_frames(z) if two_d else z).to(dtype)).float())
+            return _frames(network.decode((_frames(z) if two_d else z).to(device, dtype)).float()).to(z.device)
 
     def colours(self, z: Tensor) -> Tensor:
         """A clean sample -> approximate colours [B 3 N] in [-1, 1] by the latent format's linear map."""

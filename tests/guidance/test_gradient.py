@@ -173,6 +173,16 @@ def test_a_masked_guide_moves_nothing_outside_and_is_as_strong_inside():
     torch.testing.assert_close(ratio, 0.3 * step.reach / step.distance, rtol=1e-10, atol=1e-10)
 
 
+def test_a_mask_holds_although_the_jacobian_spreads_what_it_is_given():
+    world, step = world_at(False)
+    spreading = Step(**{**vars(step), "pull_back": lambda c: c + c.flip(-1)})
+    mask = torch.zeros(1, 1, 3, 4, dtype=torch.float64)
+    mask[..., :2] = 1
+    for relative in (True, False):
+        found = direction(spreading, term(clean_energy(world), "through denoiser", 0.3, relative, mask))
+        assert (found[..., 2:] == 0).all() and (found[..., :2] != 0).all()
+
+
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_samples_of_a_batch_do_not_know_of_each_other(estimator):
     world, step = world_at(False)

@@ -14,7 +14,7 @@ from pack.models.vgg.network import LAYERS, VGG19, VGGConfig
 
 TEXT = {"text_width": 64, "text_layers": 2, "text_heads": 1, "text_mlp_ratio": 4.0, "context": 77, "vocabulary": 49408}
 VIT = ClipConfig(16, 32, 64, (3,), 8, 64, 4.0, **TEXT)
-RESNET = ClipConfig(16, 64, 16, (1, 2, 1, 1), 32, 64, 4.0, **TEXT)
+RESNET = ClipConfig(16, 64, 16, (1, 2, 1, 1), 32, 64, 4.0, **TEXT, quick_gelu=True)
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,8 @@ def test_an_image_of_a_batch_equals_itself_alone_after_one_step(execute, encoder
     model, vae = models[kind]
     guides = text_guide(execute, encoder) + guide_of(execute, encoder, "style")
     steered = applied(execute, model, guides, vae, gradient=gradient, unit="lambda")
-    start = 0.5 if kind == "scenes_flow" else 1.0  # the unguided model itself is at 2e-4 from the largest sigma
-    compare_batch_with_alone(execute, steered, tolerance=1e-5, sigmas=torch.tensor([start, 0.0]))
+    # the unguided model itself differs by 1e-5 sigma, 2e-4 from its largest
+    compare_batch_with_alone(execute, steered, tolerance=1e-5, sigmas=torch.tensor([0.5, 0.0]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,9 +275,9 @@ def test_a_reference_of_a_clean_guide_is_measured_once_for_each_view(execute, en
     steered = applied(execute, model, guides, gradient="at denoised")
     sample(execute, steered, steps=12)
     first = len(counted)
-    assert first == 1 + 2 * 4  # the whole picture, and two crops of each of four sets
+    assert first == 4  # sets of crops
     again = applied(execute, model, guide_of(execute, encoder, "style"), gradient="at denoised")
-    sample(execute, again, steps=12)
+    sample(execute, again, steps=12, seed=77)
     assert len(counted) == first  # the same pixels through another node
 
 
@@ -440,3 +440,95 @@ def test_a_gradient_of_nan_is_left_out_and_said_once(execute, encoder, models, c
     assert torch.equal(sample(execute, steered), sample(execute, model))
     said = [record for record in caplog.records if "NaN or infinite" in record.getMessage()]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "uni_pc"])
+def test_recurrence_is_refused_where_a_sampler_would_extrapolate_its_noise(execute, encoder, models, sampler):
+    steered = applied(execute, models["scenes_unet"][0], text_guide(execute, encoder), recurrence=2)
+    with pytest.raises(ValueError, match="recurrence above 1 needs the sampler euler or ddim"):
+        sample(execute, steered, sampler=sampler)
+    assert torch.isfinite(sample(execute, steered, sampler="ddim")).all()
+
+
+def test_a_held_direction_ends_with_its_guides_window_and_at_a_rising_sigma(execute, encoder, models, monkeypatch):
+    looks = []
+    original = encoder.network.stages
+    monkeypatch.setattr(encoder.network, "stages", lambda *a, **k: looks.append(1) or original(*a, **k), raising=False)
+    model, _ = models["scenes_unet"]
+    early = text_guide(execute, encoder, end_percent=0.5)
+    late = text_guide(execute, encoder, "blue background", start_percent=0.5)
+    sample(execute, applied(execute, model, early + late, every=100), steps=8)
+    assert len(looks) == 2  # one for each window
+    looks.clear()
+    levels = torch.tensor([10.0, 5.0, 2.0, 10.0, 5.0, 2.0, 0.0])
+    sample(execute, applied(execute, model, text_guide(execute, encoder)), sigmas=levels)
+    assert len(looks) == 6
+
+
+@pytest.fixture(scope="module")
+def clip_vision(comfy):
+    """A small random CLIP_VISION of the host, made in a node as its loader makes it."""
+    import comfy.clip_vision
+
+    config = {"hidden_act": "gelu", "hidden_size": 32, "image_size": 32, "intermediate_size": 64, "num_channels": 3}
+    config |= {"model_type": "clip_vision_model", "num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 8}
+    with torch.inference_mode():
+        vision = comfy.clip_vision.ClipVisionModel({**config, "projection_dim": 16})
+        for parameter in vision.model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    return vision
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_hosts_clip_vision_guides_and_keeps_its_own_weights(execute, models, clip_vision, kind):
+    before = [parameter.data_ptr() for parameter in clip_vision.model.parameters()]
+    (encoder,) = execute("Guidance_EncoderFromClipVision", clip_vision=clip_vision)
+    model, vae = models[kind]
+    image = {"encoder": encoder, "image": picture(), "start_percent": 0.0, "end_percent": 1.0}
+    for node in ("Guidance_ContentGuide", "Guidance_StyleGuide", "Guidance_StructureGuide"):
+        guides = execute(node, **image)[0]
+        assert not torch.equal(sample(execute, applied(execute, model, guides, vae)), sample(execute, model))
+    with pytest.raises(ValueError, match="this encoder has no text tower; connect clip"):
+        execute("Guidance_TextGuide", encoder=encoder, text="a cat")
+    linear = [module for module in clip_vision.model.modules() if isinstance(module, torch.nn.Linear)]
+    kept = {parameter.data_ptr() for parameter in clip_vision.model.parameters()} & set(before)
+    assert all(module.weight.data_ptr() in kept for module in linear)
+
+
+def test_the_layers_of_clip_vision_are_its_blocks(clip_vision):
+    from pack.nodes.host.clip_vision import VisionNetwork
+
+    network = VisionNetwork(clip_vision)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        first, second = network.maps(x, torch.zeros(2), ["block 3", "block 1"])
+        expected = clip_vision.model(pixel_values=((x + 1) / 2 - network.mean) / network.std, intermediate_output=0)
+    torch.testing.assert_close(second.flatten(2).transpose(1, 2), expected[1][:, 1:])
+    torch.testing.assert_close(first.flatten(2).transpose(1, 2), expected[0][:, 1:])
+    with pytest.raises(ValueError, match="no layer 'block 4' in this encoder; there are: block 1, block 2, block 3"):
+        from pack.models.encoder import STYLE, chosen_layers
+
+        chosen_layers("block 4", network, STYLE)
+
+
+def test_what_an_encoder_remembers_of_references_is_bounded_whatever_the_seeds(execute, encoder, models):
+    model, _ = models["scenes_unet"]
+    steered = applied(execute, model, guide_of(execute, encoder, "style"), gradient="at denoised")
+    sizes = []
+    for seed in range(3):
+        sample(execute, steered, steps=5, seed=seed)
+        sizes.append(sum(len(cache) for cache in encoder.references.values()))
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_report_of_losses_that_are_not_finite_is_drawn_and_is_json(execute, encoder, models):
+    model, _ = models["scenes_unet"]
+    guides = text_guide(execute, encoder)
+    original = guides[0].compare
+    object.__setattr__(guides[0], "compare", lambda found, wanted: original(found, wanted) * float("nan"))
+    steered = applied(execute, model, guides)
+    samples = sample(execute, steered)
+    image, text = execute("Guidance_GuideReport", model=steered, samples={"samples": samples})
+    rows = json.loads(text, parse_constant=lambda name: pytest.fail(name))["guides"]["text: a red star"]
+    assert all(row["loss"] is None and row["dropped"] == 1 for row in rows)
+    assert torch.isfinite(image).all()
