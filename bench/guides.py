@@ -39,7 +39,7 @@ WEIGHTS = {
     "text": (0.5, 1.0, 2.0, 4.0, 8.0),
     "content": (0.5, 1.0, 2.0, 4.0, 8.0),
     "structure": (0.25, 0.5, 1.0, 1.5, 2.0, 4.0),
-    "style": (0.5, 1.0, 2.0, 4.0, 8.0),
+    "style": (0.25, 0.5, 1.0, 1.25, 1.5, 2.0, 4.0),
 }
 TEXTS = {"shape": "a {}", "colour": "a {} shape", "background": "a shape on a {}", "texture": "a {} shape"}
 BOTH = {"colour": 2.0, "structure": 1.0}  # weights of two guides at once

@@ -234,9 +234,9 @@ class StructureGuide(GuidanceNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default="difference",
+                    default="self-similarity",
                     advanced=True,
-                    tooltip="difference of feature maps as in SDG; self-similarity leaves colours and textures free.",
+                    tooltip="self-similarity leaves colours and textures free; difference of feature maps as in SDG.",
                 ),
                 io.String.Input("layers", default="", advanced=True, tooltip=LAYERS_TOOLTIP),
                 mask_input(),

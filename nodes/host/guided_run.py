@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,13 +123,19 @@ def _around_loading(executor: Any, model: Any, noise_shape: Any, *args: Any, **k
     through = any(application.gradient == THROUGH for application in jobs)
     factor = 4 if through else 1
     base = model.model.memory_required([1, *noise_shape[1:]])
-    factor += sum(_activations(application) for application in jobs) / max(base, 1)
+    factor += sum(_activations(application, model, noise_shape) for application in jobs) / max(base, 1)
     return executor(model, [int(noise_shape[0] * factor + 0.999), *noise_shape[1:]], *args, **kwargs)
 
 
-def _activations(application: Application) -> float:
-    """Bytes a sample's guides keep for their backward, roughly: twelve times their pictures at 64 channels."""
-    return sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
+def _activations(application: Application, model: Any, noise_shape: Any) -> float:
+    """Bytes that a sample's guides keep for their backward, roughly: twelve times their pictures at 64 channels, and
+    three times what decoding alone would take."""
+    pictures = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
+    if application.vae is None or len(noise_shape) != 4:
+        return pictures
+    largest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+    side = min(*noise_shape[2:], math.ceil(largest / model.model.latent_format.spacial_downscale_ratio))
+    return pictures + 3 * application.vae.memory_used_decode([1, noise_shape[1], side, side], torch.float32)
 
 
 def _around_prediction(
