@@ -42,7 +42,7 @@ WEIGHTS = {
     "style": (0.25, 0.5, 1.0, 1.25, 1.5, 2.0, 4.0),
 }
 TEXTS = {"shape": "a {}", "colour": "a {} shape", "background": "a shape on a {}", "texture": "a {} shape"}
-BOTH = {"colour": 2.0, "structure": 1.0}  # weights of two guides at once
+BOTH = {"colour": 1.0, "structure": 2.0}  # weights of two guides at once
 CFG = 3.0  # of the class-conditional pictures that style is put on
 
 
