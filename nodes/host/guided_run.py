@@ -246,7 +246,7 @@ def _with_graph(
     except mm.OOM_EXCEPTION:
         logging.warning("Diffusion Guidance: through denoiser ran out of memory; at denoised needs far less")
         raise
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise _undifferentiable(error) from error
     if not denoised.requires_grad:
         raise _undifferentiable(RuntimeError("its prediction has no graph"))
