@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.adm.network import UNet, UNetConfig
 from models.denoiser import NoiseSchedule
 
+from .balance import Balance, by_quarter
 from .loop import Recipe, Run, arguments, train, zero_outputs
 from .scenes import CLASS_NAMES, CLASSES, Scenes, first_index
 
@@ -57,13 +58,7 @@ def _bits(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class HybridLoss:
-    """eps-MSE + the variational bound for v alone: its mean is detached. Both of [B C H W].
-
-    Half of the eps-MSE is balanced: divided by its own running mean at about the same t. Left alone, the little noise
-    (t < 100) makes nearly all of the gradient, while shapes and colours are decided where the noise is strong.
-    """
-
-    BUCKETS = 50
+    """Balanced eps-MSE + the variational bound for v alone: its mean is detached. Both of [B C H W]."""
 
     def __init__(self, schedule: NoiseSchedule, device: str):
         ab, previous, beta = schedule.alphas_cumprod, schedule.previous, schedule.betas
@@ -76,8 +71,7 @@ class HybridLoss:
             "log_small": schedule.posterior_log_variance,
         }
         self.tables = {key: table.float().to(device) for key, table in tables.items()}
-        self.typical = torch.ones(self.BUCKETS, device=device)  # running mean of the MSE in each range of t
-        self.seen = [0] * self.BUCKETS
+        self.balance = Balance(len(ab), device)
 
     def __call__(
         self, network: nn.Module, scenes: Scenes, generator: torch.Generator
@@ -99,20 +93,8 @@ class HybridLoss:
         kl = 0.5 * (gap.exp() - 1 - gap + (true_mean - mean).square() * torch.exp(-log_variance)) / math.log(2)
         bound = torch.where((t == 0)[:, None, None, None], _bits(x0, mean, log_variance), kl).flatten(1).mean(1)
 
-        report = {"mse": mse.mean(), "bound": bound.mean()}
-        for start in range(0, 1000, 250):
-            members = (t >= start) & (t < start + 250)
-            report[f"mse_{start}"] = (mse * members).sum() / members.sum().clamp(min=1)
-        return self.balanced(mse, t).mean() + bound.mean(), report
-
-    def balanced(self, mse: Tensor, t: Tensor) -> Tensor:
-        """Half plain, half relative to what is usual at this t; the mean stays about the same."""
-        bucket = t * self.BUCKETS // len(self.tables["signal"])
-        for index, value in zip(bucket.tolist(), mse.detach(), strict=True):
-            self.seen[index] += 1
-            self.typical[index].lerp_(value, max(0.02, 1 / self.seen[index]))
-        relative = (self.typical.mean() / self.typical[bucket]).clamp(max=20)
-        return mse * (0.5 + 0.5 * relative)
+        report = {"mse": mse.mean(), "bound": bound.mean(), **by_quarter(mse, t)}
+        return self.balance(mse, t).mean() + bound.mean(), report
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,11 @@ class EncoderConfig:
     groups: int = 32
 
     @property
+    def embedding(self) -> int:
+        """Width of the time embedding that every block gets."""
+        return 4 * self.model_channels
+
+    @property
     def downscale(self) -> int:
         """Sides of a picture must be multiples of this."""
         return 2 ** (len(self.channel_mult) - 1)
@@ -60,6 +65,7 @@ class Layers:
     operations: Any
     attention: Attention
     factory: dict[str, Any]  # dtype, device
+    block: type[Block]
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
         return self.operations.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, **self.factory)
@@ -87,8 +93,8 @@ class Layers:
         return heads
 
     def time_embed(self) -> nn.Sequential:
-        width = self.config.model_channels
-        return nn.Sequential(self.linear(width, 4 * width), nn.SiLU(), self.linear(4 * width, 4 * width))
+        width, embedding = self.config.model_channels, self.config.embedding
+        return nn.Sequential(self.linear(width, embedding), nn.SiLU(), self.linear(embedding, embedding))
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -100,15 +106,22 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     return nn.functional.pad(embedding, (0, width % 2))
 
 
-class ResBlock(nn.Module):
-    """Convolutions with the embedding as scale and shift between them; `resize` stands inside the first one."""
+class Block(nn.Module):
+    """A layer of a U-Net that gets the embedding beside its input: (x [B C H W], emb [B E]) -> [B C' H' W']."""
 
     def __init__(self, layers: Layers, channels: int, outputs: int, resize: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
+
+
+class ResBlock(Block):
+    """Convolutions with the embedding as scale and shift between them; `resize` stands inside the first one."""
+
+    def __init__(self, layers: Layers, channels: int, outputs: int, resize: Callable[[Tensor], Tensor] | None = None):
+        super().__init__(layers, channels, outputs, resize)
         self.resize = resize
         self.scale_shift = layers.config.scale_shift_norm
-        embedding = 4 * layers.config.model_channels
         self.in_layers = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, outputs))
+        embedding = layers.config.embedding
         self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(embedding, outputs * (2 if self.scale_shift else 1)))
         self.out_layers = nn.Sequential(layers.norm(outputs), nn.SiLU(), nn.Identity(), layers.conv(outputs, outputs))
         self.skip_connection = nn.Identity() if channels == outputs else layers.conv(channels, outputs, kernel=1)
@@ -186,10 +199,10 @@ def double(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2, mode="nearest")
 
 
-def run(block: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+def run(block: nn.Module, x: Tensor, emb: Tensor | None) -> Tensor:
     assert isinstance(block, nn.ModuleList)
     for layer in block:
-        x = layer(x, emb) if isinstance(layer, (ResBlock, AttentionBlock, Downsample, Upsample)) else layer(x)
+        x = layer(x, emb) if isinstance(layer, (Block, AttentionBlock, Downsample, Upsample)) else layer(x)
     return x
 
 
@@ -201,7 +214,7 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
     for level, mult in enumerate(config.channel_mult):
         for _ in range(config.num_res_blocks):
             outputs = int(mult * config.model_channels)
-            block: list[nn.Module] = [ResBlock(layers, channels, outputs)]
+            block: list[nn.Module] = [layers.block(layers, channels, outputs)]
             channels = outputs
             if 2**level in config.attention:
                 block.append(AttentionBlock(layers, channels))
@@ -209,7 +222,9 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
             widths.append(channels)
         if level < len(config.channel_mult) - 1:
             down = (
-                ResBlock(layers, channels, channels, halve) if config.resblock_updown else Downsample(layers, channels)
+                layers.block(layers, channels, channels, halve)
+                if config.resblock_updown
+                else Downsample(layers, channels)
             )
             blocks.append(nn.ModuleList([down]))
             widths.append(channels)
@@ -217,9 +232,8 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
 
 
 def middle(layers: Layers, channels: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        [ResBlock(layers, channels, channels), AttentionBlock(layers, channels), ResBlock(layers, channels, channels)]
-    )
+    first, last = (layers.block(layers, channels, channels) for _ in range(2))
+    return nn.ModuleList([first, AttentionBlock(layers, channels), last])
 
 
 class UNet(nn.Module):
@@ -227,6 +241,8 @@ class UNet(nn.Module):
 
     With learned variance the last half of the output channels is the interpolation v (Nichol & Dhariwal 2021, eq. 15).
     """
+
+    BLOCK: ClassVar[type[Block]] = ResBlock
 
     def __init__(
         self,
@@ -237,7 +253,7 @@ class UNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device})
+        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, self.BLOCK)
         self.config = config
         self.time_embed = layers.time_embed()
         if config.num_classes is not None:
@@ -249,12 +265,12 @@ class UNet(nn.Module):
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for index in range(config.num_res_blocks + 1):
                 outputs = int(mult * config.model_channels)
-                block: list[nn.Module] = [ResBlock(layers, channels + skips.pop(), outputs)]
+                block: list[nn.Module] = [layers.block(layers, channels + skips.pop(), outputs)]
                 channels = outputs
                 if 2**level in config.attention:
                     block.append(AttentionBlock(layers, channels))
                 if level and index == config.num_res_blocks:
-                    up = ResBlock(layers, channels, channels, double) if config.resblock_updown else None
+                    up = layers.block(layers, channels, channels, double) if config.resblock_updown else None
                     block.append(up or Upsample(layers, channels))
                 self.output_blocks.append(nn.ModuleList(block))
         self.out = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, config.out_channels))
@@ -335,7 +351,7 @@ class Classifier(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device})
+        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, ResBlock)
         self.config = config
         self.time_embed = layers.time_embed()
         self.input_blocks, widths = encoder_blocks(layers)
