@@ -7,7 +7,8 @@
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, judge
     python dev.py check [--fix]             format, lint, types
-    python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note
+    python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
+                                            --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -254,9 +255,14 @@ def check(version: str | None, arguments: list[str]) -> int:
 
 
 def workflow(version: str | None, arguments: list[str]) -> int:
+    script = "build.mjs"
+    if arguments[:1] == ["--picture"]:
+        script, arguments = "picture.mjs", arguments[1:]
     install_browser()
-    with running(comfyui(version), str(python())) as host:
-        run("node", ROOT / "workflows" / "build.mjs", host.url, *arguments)
+    folder = comfyui(version)
+    flags = ("--cpu", "--input-directory", str(folder / "input"))  # the host's example picture lies there
+    with running(folder, str(python()), flags=flags) as host:
+        run("node", ROOT / "workflows" / script, host.url, *arguments)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import guides, loaders, pictures, pixels, samplers, sampling, steering
+from . import cfg, guides, loaders, pictures, pixels, samplers, sampling, steering
 from .host.folders import register_folders
 
 
@@ -15,6 +15,7 @@ class GuidanceExtension(ComfyExtension):
             *loaders.NODES,
             *guides.NODES,
             *steering.NODES,
+            *cfg.NODES,
             *sampling.NODES,
             *samplers.NODES,
             *pixels.NODES,

@@ -3,5 +3,6 @@
 from comfy_api.latest import io
 
 Classifier = io.Custom("GUIDANCE_CLASSIFIER")
+Condition = io.Custom("GUIDANCE_CONDITION")
 Encoder = io.Custom("GUIDANCE_ENCODER")
 Guide = io.Custom("GUIDANCE_GUIDE")

@@ -1,24 +1,14 @@
 // Makes NAME.json, which opens in the editor, from api/NAME.json and the note in api/NAME.md, with the frontend's own code.
 // node build.mjs URL NAME...   (dev.py workflow NAME starts the host and the rest)
 import fs from "node:fs";
-import { createRequire } from "node:module";
 import path from "node:path";
 
-const { chromium } = createRequire(import.meta.url)(process.env.GUIDANCE_PLAYWRIGHT);
+import { openFrontend } from "./frontend.mjs";
+
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
-});
-const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
-await page.goto(url, { waitUntil: "domcontentloaded" });
-await page.waitForFunction(
-  () => window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 100,
-  null,
-  { timeout: 120_000 },
-);
+const { browser, page } = await openFrontend(url);
 for (const name of names) {
   const api = JSON.parse(fs.readFileSync(path.join(folder, "api", `${name}.json`)));
   const note = fs.readFileSync(path.join(folder, "api", `${name}.md`), "utf8");
@@ -30,11 +20,12 @@ for (const name of names) {
         if (title) node.title = title;
         for (const widget of node.widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed";
         const wanted = node.computeSize();
-        node.size = [Math.max(node.size[0], wanted[0]), Math.max(node.size[1], wanted[1])];
-        if (/Sampler/.test(node.type)) node.size[1] += 240; // the live preview appears below the widgets
+        node.size = [Math.max(node.size[0], wanted[0], 270), Math.max(node.size[1], wanted[1])];
+        // the live preview appears below the widgets
+        if (/Sampler/.test(node.type) && node.outputs[0].type === "LATENT") node.size[1] += 240;
         if (/^(SaveImage|PreviewImage)$/.test(node.type)) node.size = [600, 480];
       }
-      app.graph.arrange();
+      app.graph.arrange(60);
       const left = Math.min(...app.graph._nodes.map((node) => node.pos[0]));
       const top = Math.min(...app.graph._nodes.map((node) => node.pos[1]));
       const text = LiteGraph.createNode("MarkdownNote");

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...guidance.tensors import append_dims
 from ...models.architecture import Checkpoint, Facts
 from ...models.denoiser import NoiseSchedule
-from .gradients import make_differentiable
+from .gradients import WholePatcher, make_differentiable
 from .pixel_model import COLOURS
 
 
@@ -57,5 +57,5 @@ def load_classifier(checkpoint: Checkpoint) -> HostClassifier:
         network = checkpoint.build(operations=comfy.ops.manual_cast, device=offload)
         network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()}, strict=True)
         network.eval().requires_grad_(False)
-        patcher = comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=offload)
+        patcher = WholePatcher(network, load_device=device, offload_device=offload)
     return HostClassifier(checkpoint.name, checkpoint.facts, patcher)

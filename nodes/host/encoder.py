@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import comfy.model_management as mm
-import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -14,25 +13,9 @@ from ...guidance.tensors import append_dims
 from ...models.architecture import Checkpoint, Facts
 from ...models.denoiser import NoiseSchedule
 from ...models.encoder import ImageEncoder
-from .gradients import make_differentiable
+from .gradients import WholePatcher, make_differentiable
 
 ReadText = Callable[[str], Tensor]  # text -> [1 D], not normalised
-
-
-class WholePatcher(comfy.model_patcher.ModelPatcher):
-    """For small networks of plain layers: loaded whole or not at all, as autograd can't wait for streamed layers."""
-
-    def load(
-        self,
-        device_to: Any = None,
-        lowvram_model_memory: int = 0,
-        force_patch_weights: bool = False,
-        full_load: bool = False,
-    ) -> None:
-        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)
-
-    def partially_unload(self, *args: Any, **kwargs: Any) -> int:
-        return 0  # then the host takes it away as a whole
 
 
 class Encoder:

@@ -10,11 +10,13 @@ time of the block and put back in any case:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management as mm
+import comfy.model_patcher
 import comfy.ops
 import comfy.quant_ops
 import torch
@@ -23,6 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+# What autograd says, in plain RuntimeErrors: of tensors outside a graph or not let out of it, of inference tensors, of
+# writing in place, of operations without a backward.
+NO_DERIVATIVE = re.compile(
+    r"requires?[ _]grad|used in the graph|backward through|graph leaves|incompatible with \.grad\(\)"
+    r"|inference tensor|in-?place|automatic differentiation"
+    r"|(derivative|backward).*not implemented|not implemented.*(derivative|backward)",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -41,6 +52,27 @@ def make_differentiable(module: nn.Module) -> None:
     with torch.inference_mode(False):
         for part in module.modules():
             _own_weights(part)
+
+
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """For small networks of plain layers: loaded whole or not at all, as autograd can't wait for streamed layers."""
+
+    def load(
+        self,
+        device_to: Any = None,
+        lowvram_model_memory: int = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+    ) -> None:
+        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)
+
+    def partially_unload(self, *args: Any, **kwargs: Any) -> int:
+        return 0  # then the host takes it away as a whole
+
+
+def says_no_derivative(error: RuntimeError) -> bool:
+    """Whether an error is about differentiating, not about what was computed or memory for it."""
+    return isinstance(error, NotImplementedError) or NO_DERIVATIVE.search(str(error)) is not None
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from ...guidance.recurrence import again, as_if_from
 from ...guidance.step import Step
 from ...guidance.tensors import append_dims
 from .binding import area, clean_energy, colour_energy, noisy_energy
-from .gradients import attention, autograd_on, differentiable
+from .cfg_run import stands_still
+from .gradients import attention, autograd_on, differentiable, says_no_derivative
 from .guides import COLOURS_ONLY, LAMBDA, Guide
 from .report import Report
 from .run_state import HANDOVER, Handover, Held, Run, progress_function
@@ -146,6 +148,8 @@ def _around_prediction(
     options = {} if model_options is None else model_options
     run: Run = guider.model_options[KEY]
     sigma = float(timestep.flatten()[0])
+    if stands_still(guider.model_options, sigma):
+        return executor(x, timestep, options, *args, **kwargs)
     found = [_job(run, application, x, sigma) for application in applications(guider.model_patcher)]
     work = [job for job in found if job is not None]
     if not work:
@@ -239,28 +243,31 @@ def _with_graph(
     transformer = {**options.get("transformer_options", {}), "optimized_attention_override": attention}
     options = {**options, "transformer_options": transformer}
     options.pop("multigpu_clones", None)  # they run without a graph
+    with _refusals(), differentiable(inner, *_networks_beside(guider.conds)):
+        leaf = x.clone().requires_grad_(True)
+        denoised = execute(leaf, options)
+    if not denoised.requires_grad:
+        raise _undifferentiable("its prediction has no graph")
+
+    def pull_back(grad: Tensor) -> Tensor:
+        with _refusals(), autograd_on():
+            return torch.autograd.grad(denoised, leaf, grad.to(denoised).clone(), retain_graph=True)[0].float()
+
+    return denoised.detach(), pull_back
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A sentence for what has no derivative; every other error of a model is left as it is, for the host to show."""
     try:
-        with differentiable(inner, *_networks_beside(guider.conds)):
-            leaf = x.clone().requires_grad_(True)
-            denoised = execute(leaf, options)
+        yield
     except mm.OOM_EXCEPTION:
         logging.warning("Diffusion Guidance: through denoiser ran out of memory; at denoised needs far less")
         raise
     except RuntimeError as error:
-        raise _undifferentiable(error) from error
-    if not denoised.requires_grad:
-        raise _undifferentiable(RuntimeError("its prediction has no graph"))
-
-    def pull_back(grad: Tensor) -> Tensor:
-        with autograd_on():
-            try:
-                return torch.autograd.grad(denoised, leaf, grad.to(denoised).clone(), retain_graph=True)[0].float()
-            except mm.OOM_EXCEPTION:
-                raise
-            except RuntimeError as error:
-                raise _undifferentiable(error) from error
-
-    return denoised.detach(), pull_back
+        if not says_no_derivative(error):
+            raise
+        raise _undifferentiable((str(error) or type(error).__name__).splitlines()[0][:200]) from error
 
 
 def _networks_beside(conds: dict[str, list[dict[str, Any]]]) -> list[nn.Module]:
@@ -275,10 +282,9 @@ def _networks_beside(conds: dict[str, list[dict[str, Any]]]) -> list[nn.Module]:
     return [network for network in found.values() if isinstance(network, nn.Module)]
 
 
-def _undifferentiable(error: Exception) -> ValueError:
-    line = (str(error) or type(error).__name__).splitlines()[0][:200]
+def _undifferentiable(reason: str) -> ValueError:
     return ValueError(
-        f"through denoiser: this model, as it is loaded or patched, can't be differentiated ({line}); "
+        f"through denoiser: this model, as it is loaded or patched, can't be differentiated ({reason}); "
         "use gradient = at denoised, which works with every model"
     )
 

@@ -42,16 +42,11 @@ class Held:
 
 
 @dataclass
-class Run:
-    """State of one sampling run. Nothing of it outlives the run but the numbers of the reports."""
+class Course:
+    """Where a run is: its schedule, and the model's measure of progress."""
 
-    seed: int
     sigmas: list[float]
-    denoise_mask: Tensor | None
     progress_of: Callable[[float], float]
-    sights: dict[int, Sight] = field(default_factory=dict)
-    held: dict[int, Held] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
 
     def index(self, sigma: float) -> int:
         """Which step of the schedule an evaluation belongs to, those between two steps to the earlier one."""
@@ -60,6 +55,17 @@ class Run:
     def following(self, sigma: float) -> float:
         """The next lower sigma of the schedule."""
         return max((s for s in self.sigmas if s < sigma * (1 - SAME)), default=0.0)
+
+
+@dataclass
+class Run(Course):
+    """State of one guided run. Nothing of it outlives the run but the numbers of the reports."""
+
+    seed: int
+    denoise_mask: Tensor | None
+    sights: dict[int, Sight] = field(default_factory=dict)
+    held: dict[int, Held] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
 
     def generator(self, *stream: int) -> torch.Generator:
         """Random numbers that depend on the run's seed and on what they are for, not on what was drawn before."""

@@ -1,0 +1,160 @@
+"""Classifier-free guidance with any number of conditions, and the one order in which its methods act.
+
+D = D_base + sum_i mask_i scale_i (D_i - D_ref(i))   (Ho & Salimans 2022, arXiv 2207.12598; Liu et al. 2022, 2206.01714)
+
+in denoised space, where it has the same weights as for eps or a flow's velocity. One condition against the negative is
+plain CFG, `uncond + scale (cond - uncond)`: scale 1 is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from .tensors import append_dims
+
+Memory = dict[str, Tensor]  # what methods remember from step to step of one run
+
+# Stages in their order. Those of branches see each condition, those of the direction the sum, the last the result.
+BRANCHES = ("reference", "scale", "projection")
+DIRECTION = ("momentum", "cap", "parallel", "bands")
+RESULT = ("history", "rescale", "threshold")
+ORDER = (*BRANCHES, *DIRECTION, *RESULT)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One condition: scale * mask * (prediction - reference). Tensors [B ...]; scale a number, or [B] one a sample."""
+
+    prediction: Tensor
+    reference: Tensor
+    scale: float | Tensor
+    mask: Tensor | None = None
+
+    @property
+    def difference(self) -> Tensor:
+        return self.prediction - self.reference
+
+    @property
+    def push(self) -> Tensor:
+        push = self.difference * _spread(self.scale, self.prediction.ndim)
+        return push if self.mask is None else push * self.mask
+
+
+@dataclass(frozen=True)
+class Mix:
+    """All predictions of one step. The first branch is the main condition."""
+
+    x: Tensor  # [B ...] noisy
+    slope: Tensor  # [B], b where the network's own output is x - b denoised but for a factor: see OUTPUTS
+    base: Tensor  # what the branches are added to: usually the negative's prediction
+    branches: tuple[Branch, ...]
+
+    @property
+    def main(self) -> Tensor:
+        return self.branches[0].prediction
+
+    @property
+    def denoised(self) -> Tensor:
+        """The plain sum."""
+        total = self.base
+        for branch in self.branches:
+            total = total + branch.push
+        return total
+
+    @property
+    def strength(self) -> Tensor:
+        """Sum of |scale| less 1, [B 1 1 ...]: how much guidance there is; scale - 1 for one condition."""
+        scales = [_spread(branch.scale, self.x.ndim) for branch in self.branches]
+        total = sum(abs(scale) for scale in scales) - 1
+        return torch.as_tensor(total, dtype=self.x.dtype, device=self.x.device)
+
+    def with_base(self, base: Tensor) -> Mix:
+        """Another base; branches that were measured against the old one follow it."""
+        moved = (replace(b, reference=base) if b.reference is self.base else b for b in self.branches)
+        return replace(self, base=base, branches=tuple(moved))
+
+    def output(self, denoised: Tensor) -> Tensor:
+        """What the network predicts where it predicts `denoised`, but for a factor."""
+        return self.x - append_dims(self.slope, denoised.ndim).to(denoised) * denoised
+
+
+# What a network predicts -> slope of a Mix, from sigma [B] over the deviation of the data that v was made for.
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "eps": torch.ones_like,  # eps = (x - D) / sigma
+    "flow": torch.ones_like,  # the velocity is (x - D) / sigma, too
+    "v": lambda sigma: 1 + sigma**2,  # v = (eps - sigma D) / sqrt(1 + sigma^2) (Salimans & Ho 2022)
+}
+
+
+class Method(Protocol):
+    """A form of guidance. Neutral settings leave plain CFG, bit for bit: such a method is not called at all."""
+
+    STAGE: ClassVar[str]
+
+    @property
+    def neutral(self) -> bool: ...
+
+
+class BranchMethod(Method, Protocol):
+    def __call__(self, mix: Mix, memory: Memory) -> Mix: ...
+
+
+class TensorMethod(Method, Protocol):
+    """Of the direction, or of the result; per sample."""
+
+    def __call__(self, value: Tensor, mix: Mix, memory: Memory) -> Tensor: ...
+
+
+def _spread(scale: float | Tensor, ndim: int) -> float | Tensor:
+    return append_dims(scale, ndim) if isinstance(scale, Tensor) else scale
+
+
+def combine(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
+    """The guided prediction. Methods act in the order of ORDER, whatever the order they come in.
+
+    Those of the direction see (D - main) / strength, for one condition cond - uncond, and D = main + strength *
+    direction is put together again behind them (the form of APG, Sadat et al. 2024, arXiv 2410.02416).
+    """
+    active = sorted((m for m in methods if not m.neutral), key=lambda m: ORDER.index(m.STAGE))
+    for method in active:
+        if method.STAGE in BRANCHES:
+            mix = method(mix, memory)  # pyright: ignore
+    denoised = _directed(mix, [m for m in active if m.STAGE in DIRECTION], memory)
+    for method in active:
+        if method.STAGE in RESULT:
+            denoised = method(denoised, mix, memory)  # pyright: ignore
+    return denoised
+
+
+def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
+    strength = mix.strength
+    plain = mix.denoised
+    if not methods or not strength.any():
+        return plain
+    usable = strength != 0  # a sample without guidance keeps its prediction
+    direction = (plain - mix.main) / strength.where(usable, strength.new_ones(()))
+    for method in methods:
+        direction = method(direction, mix, memory)  # pyright: ignore
+    return torch.where(usable, mix.main + strength * direction, plain)
+
+
+def renoised_scale(strength: float, sigma: float, following: float, flow: bool) -> float:
+    """The scale at which CFG gives CFG++'s step (Chung et al. 2024, arXiv 2406.08070), exact for Euler and DDIM.
+
+    CFG++ takes x0 at `strength` in [0, 1] and the noise from the negative: with q = following / sigma,
+    x' = (1 - q) D_u + q x + a' strength (D_c - D_u), a' = 1, or 1 - following for flow models; CFG's Euler step is
+    (1 - q) (D_u + scale (D_c - D_u)) + q x. Hence scale = a' strength / (1 - q).
+    """
+    signal = 1 - following if flow else 1.0
+    return signal * strength / (1 - following / sigma)
+
+
+def similarity(mix: Mix) -> Tensor:
+    """Cosine of cond's and uncond's eps, [B]. Near 1 the negative may go (Castillo et al. 2023, arXiv 2312.12487)."""
+    cond, uncond = ((mix.x - part).flatten(1).float() for part in (mix.main, mix.branches[0].reference))
+    return torch.nn.functional.cosine_similarity(cond, uncond, dim=1)
