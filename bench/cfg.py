@@ -1,9 +1,9 @@
 """`python dev.py bench cfg`: conditions put together, and what each form of CFG pays for accuracy.
 
-On the shipped U-Net, through the host's samplers in this process. Composition: 128 pictures a setting, 30 steps. Fronts:
-512 pictures a cell, 64 a shape, the same noise everywhere, 20 steps of ddim; accuracy of the shape by the judge against
-KID (unbiased, cubic kernel, of the judge's last features, to 4096 scenes) and against the mean pairwise distance within
-a class. Writes `bench/results/cfg.json` after every cell, so a run resumes, and the plots of it.
+On the shipped U-Net, through the host's samplers in this process. Composition: 128 pictures a setting, 30 steps.
+Fronts: 512 pictures a cell, 64 a shape, the same noise everywhere, 20 steps of ddim; accuracy of the shape by the judge
+against KID (unbiased, cubic kernel, of the judge's last features, to 4096 scenes) and against the mean pairwise
+distance within a class. Writes `bench/results/cfg.json` after every cell, so a run resumes, and the plots of it.
 """
 
 from __future__ import annotations

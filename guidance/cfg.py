@@ -68,13 +68,32 @@ class Mix:
 
     @property
     def strength(self) -> Tensor:
-        """Sum of |scale| less 1, [B 1 1 ...]: how much guidance there is; scale - 1 for one condition."""
-        scales = [_spread(branch.scale, self.x.ndim) for branch in self.branches]
-        total = sum(abs(scale) for scale in scales) - 1
-        return torch.as_tensor(total, dtype=self.x.dtype, device=self.x.device)
+        """How much guidance there is, [B 1 1 ...]: scale - 1 for one condition, with others its size + sum |scale_i|.
+
+        It has the sign of the main condition's scale - 1.
+        """
+        first, *rest = (_spread(branch.scale, self.x.ndim) for branch in self.branches)
+        first = torch.as_tensor(first - 1, dtype=self.x.dtype, device=self.x.device)
+        size = abs(first) + sum(abs(scale) for scale in rest)
+        return torch.where(first < 0, -size, size)
+
+    @property
+    def centre(self) -> Tensor:
+        """The sum without guidance: the main condition at scale 1, the base where its mask is 0."""
+        return self.base + replace(self.branches[0], scale=1.0).push
+
+    @property
+    def direction(self) -> Tensor:
+        """Guidance for strength 1: denoised = centre + strength direction; cond - uncond for one condition."""
+        first = self.branches[0]
+        total = replace(first, scale=first.scale - 1).push
+        for branch in self.branches[1:]:
+            total = total + branch.push
+        strength = self.strength
+        return total / strength.where(strength != 0, strength.new_ones(()))
 
     def with_base(self, base: Tensor) -> Mix:
-        """Another base; branches that were measured against the old one follow it."""
+        """Another base; branches that were measured against the old one (that very tensor) follow it."""
         moved = (replace(b, reference=base) if b.reference is self.base else b for b in self.branches)
         return replace(self, base=base, branches=tuple(moved))
 
@@ -117,10 +136,11 @@ def _spread(scale: float | Tensor, ndim: int) -> float | Tensor:
 def combine(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
     """The guided prediction. Methods act in the order of ORDER, whatever the order they come in.
 
-    Those of the direction see (D - main) / strength, for one condition cond - uncond, and D = main + strength *
-    direction is put together again behind them (the form of APG, Sadat et al. 2024, arXiv 2410.02416).
+    Those of the direction see cond - uncond (of several conditions, their weighted sum), and D = centre + strength *
+    direction is put together again behind them (the form of APG, Sadat et al. 2024, arXiv 2410.02416). Two methods of
+    one stage act in the order of their names.
     """
-    active = sorted((m for m in methods if not m.neutral), key=lambda m: ORDER.index(m.STAGE))
+    active = sorted((m for m in methods if not m.neutral), key=lambda m: (ORDER.index(m.STAGE), type(m).__name__))
     for method in active:
         if method.STAGE in BRANCHES:
             mix = method(mix, memory)  # pyright: ignore
@@ -136,11 +156,11 @@ def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
     plain = mix.denoised
     if not methods or not strength.any():
         return plain
-    usable = strength != 0  # a sample without guidance keeps its prediction
-    direction = (plain - mix.main) / strength.where(usable, strength.new_ones(()))
+    usable = strength != 0
+    direction = mix.direction
     for method in methods:
         direction = method(direction, mix, memory)  # pyright: ignore
-    return torch.where(usable, mix.main + strength * direction, plain)
+    return torch.where(usable, mix.centre + strength * direction, plain)
 
 
 def renoised_scale(strength: float, sigma: float, following: float, flow: bool) -> float:

@@ -89,8 +89,11 @@ class Bands:
 
 
 def _coarse(value: Tensor) -> Tensor:
-    from kornia.geometry.transform import pyrdown  # imported when first used: it takes a second
+    """A level down the pyramid and up again, for sides of any length: kornia's pyrup is for even ones."""
+    from kornia.filters import filter2d  # imported when first used: it takes a second
+    from kornia.geometry.transform import pyrdown
 
     pictures = value.reshape(-1, 1, *value.shape[-2:])
-    small = pyrdown(pictures)
-    return interpolate(small, value.shape[-2:], mode="bilinear", align_corners=False).reshape(value.shape)
+    large = interpolate(pyrdown(pictures), value.shape[-2:], mode="bilinear", align_corners=False)
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=value.dtype, device=value.device) / 16
+    return filter2d(large, torch.outer(taps, taps)[None]).reshape(value.shape)

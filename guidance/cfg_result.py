@@ -16,7 +16,8 @@ from .tensors import append_dims
 class History:
     """Guidance by the run's own past (HiGS, 2025): D' = D + strength (D - mean of the past), no further evaluation.
 
-    The mean is exponential: mean' = memory mean + (1 - memory) D.
+    The mean is exponential: mean' = memory mean + (1 - memory) D. This is the bare form: the paper's high-pass and its
+    projection are left out.
     """
 
     strength: float = 0.5
@@ -62,7 +63,7 @@ class Rescale:
 class DynamicThreshold:
     """Imagen's dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, sec. 2.3): for models on pixels.
 
-    s = the percentile of |D|, at least 1 (at most `cap`, as DeepFloyd IF; 0: none); D' = clip(D, -s, s) / s.
+    s = the percentile of |D|, at least 1 (at most `cap`, as DeepFloyd IF; below 1: none); D' = clip(D, -s, s) / s.
     """
 
     percentile: float = 0.995
@@ -75,7 +76,7 @@ class DynamicThreshold:
 
     def __call__(self, value: Tensor, mix: Mix, memory: Memory) -> Tensor:
         # one sample at a time: torch.quantile takes 16 million numbers
-        found = torch.stack([sample.abs().float().flatten().quantile(self.percentile) for sample in value])
+        found = torch.stack([sample.abs().double().flatten().quantile(self.percentile) for sample in value])
         limit = append_dims(found.to(value).clamp(min=1, max=self.cap if self.cap >= 1 else None), value.ndim)
         return value.clamp(-limit, limit) / limit
 
@@ -100,12 +101,11 @@ class MimicThreshold:
     def __call__(self, value: Tensor, mix: Mix, memory: Memory) -> Tensor:
         strength = mix.strength
         usable = strength != 0
-        direction = (mix.denoised - mix.main) / strength.where(usable, strength.new_ones(()))
-        mimic = mix.main + (self.mimic_scale - 1) * direction
+        mimic = mix.centre + (self.mimic_scale - 1) * mix.direction
         mean, spread = _centred(value)
         _, wanted = _centred(mimic)
         reach = wanted.abs().amax(2, keepdim=True)
-        own = torch.quantile(spread.abs().float(), self.percentile, dim=2, keepdim=True).to(spread)
+        own = torch.quantile(spread.abs().double(), self.percentile, dim=2, keepdim=True).to(spread)
         limit = torch.maximum(reach, own).clamp(min=torch.finfo(spread.dtype).tiny)
         limited = (spread.clamp(-limit, limit) / limit * reach + mean).view(value.shape)
         return torch.where(usable, torch.lerp(value, limited, self.phi), value)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .state_dict import CheckpointError, StateDict
+from .state_dict import CheckpointError, StateDict, averaged_weights
 
 ConfigT = TypeVar("ConfigT")
 
@@ -43,6 +43,8 @@ class Facts:
     """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
     noise_aware: bool = False
     """Encoder only: it takes noisy pictures and their noise level."""
+    semantic: int = 0
+    """Diffusion autoencoder only: numbers in z_sem, which every prediction needs."""
     guide_scales: Mapping[str, float] = field(default_factory=dict)
     """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
 
@@ -69,6 +71,8 @@ class Architecture(Generic[ConfigT]):
     facts: Callable[[ConfigT], Facts]
     ignored: tuple[str, ...] = ()
     """Beginnings of keys that files have and the network doesn't need."""
+    beside: tuple[str, ...] = ()
+    """Keys that stand beside the network's: kept apart, where a file has them."""
 
     def lacks(self, state: StateDict) -> list[str]:
         return [key for key in self.keys if key not in state] + [f"no {key}" for key in self.absent if key in state]
@@ -83,6 +87,7 @@ class Checkpoint:
     config: Any
     facts: Facts
     state: dict[str, Tensor]
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def build(self, **options: Any) -> nn.Module:
         """The network without its weights; options as in `Architecture.build`."""
@@ -112,7 +117,10 @@ def parse(
     name: str, state: dict[str, Tensor], metadata: Mapping[str, str], families: Sequence[Architecture[Any]]
 ) -> Checkpoint:
     """Family, configuration and facts of a state dict, checked key by key and shape by shape."""
+    state = averaged_weights(state)
     own = {family.id: family for family in families}.get(metadata.get("architecture", ""))
+    family = own or detect(state, families, name)
+    beside = {key: state.pop(key) for key in family.beside if key in state}
     if own is not None:
         try:
             config = own.parse_config(json.loads(metadata["config"]))
@@ -121,18 +129,17 @@ def parse(
                 f"{name} says it is {own.title}, but its configuration can't be read: {error}"
             ) from error
         facts = _own_facts(own.facts(config), metadata)
-        _check_weights(own, config, state, name)
-        return Checkpoint(name, own, config, facts, state)
-    family = detect(state, families, name)
-    try:
-        config = family.read_config(state)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
-        ) from error
-    state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
+    else:
+        try:
+            config = family.read_config(state)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
+            ) from error
+        facts = family.facts(config)
+        state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
     _check_weights(family, config, state, name)
-    return Checkpoint(name, family, config, family.facts(config), state)
+    return Checkpoint(name, family, config, facts, state, beside)
 
 
 def _own_facts(read: Facts, metadata: Mapping[str, str]) -> Facts:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
 ARCHITECTURES: tuple[Architecture[Any], ...] = (
+    diffae.DIFFAE,
     adm.CLASSIFIER,
     adm.UNET,
     ddpm.DDPM_UNET,

@@ -106,6 +106,13 @@ def _check_finite(state: StateDict, name: str) -> None:
             raise CheckpointError(f"{name} has NaN or infinite weights, first in {key}; the file is of no use")
 
 
+def averaged_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Lightning files hold a network twice, as `model.` and `ema_model.`: the averaged one, and what stands beside."""
+    if not any(key.startswith("ema_model.") for key in state):
+        return dict(state)
+    return {key.removeprefix("ema_model."): value for key, value in state.items() if not key.startswith("model.")}
+
+
 def count(state: StateDict, template: str) -> int:
     """How many consecutive indices exist, from 0: `count(state, "input_blocks.{}.")`."""
     index = 0

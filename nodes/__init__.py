@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cfg, guides, loaders, pictures, pixels, samplers, sampling, steering
+from . import cfg, guides, loaders, pictures, pixels, samplers, sampling, semantic, steering
 from .host.folders import register_folders
 
 
@@ -17,6 +17,7 @@ class GuidanceExtension(ComfyExtension):
             *steering.NODES,
             *cfg.NODES,
             *sampling.NODES,
+            *semantic.NODES,
             *samplers.NODES,
             *pixels.NODES,
             *pictures.NODES,

@@ -43,7 +43,7 @@ METHODS: dict[str, Choice] = {
                 round=0.0001,
                 tooltip="Share of all numbers that keep their place; the range is what they span, at least 1.",
             ),
-            io.Float.Input("limit", default=0.0, min=0.0, max=10.0, step=0.1, tooltip="Largest range; 0: none."),
+            io.Float.Input("limit", default=0.0, min=0.0, max=10.0, step=0.1, tooltip="Largest range; below 1: none."),
         ),
         lambda percentile, limit: Plan((DynamicThreshold(percentile, limit),), pixels_only=True),
     ),

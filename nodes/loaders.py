@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, with_activation
 from ..models.denoiser import BETAS
+from ..models.diffae import DIFFAE, decoder_of
 from ..models.registry import load_checkpoint
 from . import sockets
 from .host.classifier import load_classifier
@@ -35,6 +36,8 @@ HEADS: dict[str, dict[str, Any]] = {
 def open_model(path: str, schedule: str, heads: str) -> Checkpoint:
     """A model file, with what the user knows better than its weights."""
     checkpoint = load_checkpoint(path, "model")
+    if checkpoint.architecture.id == DIFFAE.id:
+        checkpoint = decoder_of(checkpoint)
     if schedule != AUTO:
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, schedule=schedule))
     if HEADS[heads]:

@@ -1,7 +1,8 @@
 """Trains the pack's diffusion autoencoder on 32x32 scenes: semantic encoder and decoder together, eps-MSE.
 
 The decoder starts from the shipped U-Net, its z_sem at zero: so it paints from the first step, and the time goes into
-what z_sem says. The latent prior comes after it: `training.latent_prior`.
+what z_sem says. The encoder starts from `training.semantic_start` (--start). The latent prior comes after both:
+`training.latent_prior`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CONFIG = DiffAEConfig(
     encoder_res_blocks=2,
     latent=LatentConfig(hidden=160, layers=6),
 )
-RECIPE = Recipe(images=1_000_000, batch=32, seed=4)
+RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=1e-3, seed=4)
 SHIPPED = "models/demo/models/scenes_diffae.safetensors"
 UNET = Path("models/demo/models/scenes_unet.safetensors")
 
@@ -51,6 +52,7 @@ class SemanticLoss:
     def __call__(
         self, network: nn.Module, scenes: Scenes, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(network, DiffusionAutoencoder)
         x0 = scenes.image
         t = torch.randint(len(self.signal), (len(x0),), generator=generator, device=x0.device)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
@@ -72,8 +74,14 @@ def start_from_unet(network: DiffusionAutoencoder, path: Path) -> None:
     network.load_state_dict({key: theirs.get(key, value) for key, value in own.items()})
     for name, module in network.named_modules():
         if name.endswith("cond_emb_layers.1"):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+
+def start_encoder(network: DiffusionAutoencoder, path: Path) -> None:
+    theirs = {key: value.float() for key, value in load_file(path).items() if key.startswith("encoder.")}
+    encoder: nn.Module = network.encoder
+    encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in theirs.items()})
 
 
 def main() -> None:
@@ -82,6 +90,8 @@ def main() -> None:
     network = DiffusionAutoencoder(CONFIG)
     zero_outputs(network)
     start_from_unet(network, UNET)
+    if given.start:
+        start_encoder(network, given.start)
     metadata = {
         "architecture": "diffae",
         "config": json.dumps(asdict(CONFIG)),

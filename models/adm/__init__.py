@@ -39,7 +39,7 @@ def untold(config: UNetConfig) -> Untold:
     return UNTOLD.get(key, USUAL)
 
 
-def _res_blocks_of_unet(state: StateDict) -> int:
+def unet_blocks_a_level(state: StateDict) -> int:
     """Output blocks up to the first that enlarges, less one: each level has one more there than in the encoder."""
     for index in range(count(state, "output_blocks.{}.")):
         parts = count(state, f"output_blocks.{index}.{{}}.")
@@ -54,42 +54,48 @@ def _is_down(state: StateDict, index: int) -> bool:
     return f"input_blocks.{index}.0.op.weight" in state
 
 
-def _res_blocks_of_encoder(state: StateDict, blocks: int) -> int:
-    """The longest run of blocks with attention, which a down block interrupts."""
+def longest_attention_run(state: StateDict) -> int:
+    """Blocks a level of an encoder: the longest run with attention, which a down block interrupts."""
     longest = run = 0
-    for index in range(blocks):
+    for index in range(count(state, "input_blocks.{}.")):
         run = run + 1 if f"input_blocks.{index}.1.qkv.weight" in state else 0
         longest = max(longest, run)
     return longest
 
 
-def _encoder(state: StateDict, res_blocks: int) -> dict[str, Any]:
-    """What U-Net and classifier share, from shapes."""
-    width = state["time_embed.0.weight"].shape[1]
+def levels_of(state: StateDict, res_blocks: int, width: int) -> dict[str, Any]:
+    """What every encoder half shows: widths and attention of its levels."""
     blocks = count(state, "input_blocks.{}.")
     levels = blocks // (res_blocks + 1)
     firsts = [1 + level * (res_blocks + 1) for level in range(levels)]
-    mults = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] / width for first in firsts]
+    mults = [state[f"input_blocks.{first}.0.in_layers.2.weight"].shape[0] / width for first in firsts]
     stem = state["input_blocks.0.0.weight"]
     if stem.shape[0] < width:  # a fractional first multiplier
         mults[0] = stem.shape[0] / width
-    first = "input_blocks.1.0."
     return {
         "model_channels": width,
         "in_channels": stem.shape[1],
         "num_res_blocks": res_blocks,
         "channel_mult": tuple(int(mult) if mult == int(mult) else mult for mult in mults),
         "attention": tuple(2**level for level, at in enumerate(firsts) if f"input_blocks.{at}.1.qkv.weight" in state),
+    }
+
+
+def _encoder(state: StateDict, res_blocks: int) -> dict[str, Any]:
+    """What U-Net and classifier share, from shapes."""
+    first = "input_blocks.1.0."
+    return {
+        **levels_of(state, res_blocks, state["time_embed.0.weight"].shape[1]),
         "scale_shift_norm": state[f"{first}emb_layers.1.weight"].shape[0]
         == 2 * state[f"{first}out_layers.3.weight"].shape[0],
-        "resblock_updown": not any(_is_down(state, index) for index in range(blocks)),
+        "resblock_updown": not any(_is_down(state, index) for index in range(count(state, "input_blocks.{}."))),
     }
 
 
 def read_unet(state: StateDict) -> UNetConfig:
     labels = state.get("label_emb.weight")
     config = UNetConfig(
-        **_encoder(state, _res_blocks_of_unet(state)),
+        **_encoder(state, unet_blocks_a_level(state)),
         out_channels=state["out.2.weight"].shape[0],
         num_classes=None if labels is None else labels.shape[0],
         head_channels=64,
@@ -112,8 +118,7 @@ def unet_facts(config: UNetConfig) -> Facts:
 
 
 def read_classifier(state: StateDict) -> ClassifierConfig:
-    blocks = count(state, "input_blocks.{}.")
-    shared = _encoder(state, _res_blocks_of_encoder(state, blocks))
+    shared = _encoder(state, longest_attention_run(state))
     positions = state["out.2.positional_embedding"].shape[1] - 1
     return ClassifierConfig(
         **shared,

@@ -155,9 +155,14 @@ class LatentNet(nn.Module):
 
 
 class DiffusionAutoencoder(UNet):
-    """x [B 3 H W], t [B], z_sem [B D] -> eps [B 3 H W]; `encoder` makes z_sem, `latent_net` (where present) samples it."""
+    """x [B 3 H W], t [B], z_sem [B D] -> eps [B 3 H W].
+
+    `encoder` makes z_sem, `latent_net` samples it; a config without `encoder_mult` is the decoder alone.
+    """
 
     BLOCK: ClassVar[type[Block]] = SemanticResBlock
+    encoder: SemanticEncoder
+    latent_net: LatentNet
 
     def __init__(
         self,
@@ -170,12 +175,32 @@ class DiffusionAutoencoder(UNet):
         super().__init__(config, operations, attention, dtype, device)
         factory = {"dtype": dtype, "device": device}
         self.time_embed = nn.ModuleDict({"time_embed": self.time_embed})  # the files name it twice
-        self.encoder = SemanticEncoder(Layers(config.encoder, operations, attention, factory, PlainBlock))
-        if config.latent is not None:
-            self.latent_net = LatentNet(Layers(config, operations, attention, factory, Block), config.latent)
+        add_codec(self, config, operations, attention, factory)
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """[B 2E] float32: time, then z_sem. A picture can't be decoded without z_sem."""
         assert y is not None
         time = self.time_embed["time_embed"](timestep_embedding(t, self.config.model_channels))
         return torch.cat([time, y.to(time)], dim=1)
+
+
+class SemanticCodec(nn.Module):
+    """Encoder and latent prior without the decoder."""
+
+    encoder: SemanticEncoder
+    latent_net: LatentNet
+
+    def __init__(self, config: DiffAEConfig):
+        super().__init__()
+        self.config = config
+        add_codec(self, config, nn, scaled_dot_product_attention, {})
+
+
+def add_codec(
+    module: nn.Module, config: DiffAEConfig, operations: Any, attention: Attention, factory: dict[str, Any]
+) -> None:
+    """Gives a module the semantic encoder and the latent prior that the configuration names."""
+    if config.encoder_mult:
+        module.encoder = SemanticEncoder(Layers(config.encoder, operations, attention, factory, PlainBlock))
+    if config.latent is not None:
+        module.latent_net = LatentNet(Layers(config, operations, attention, factory, Block), config.latent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
@@ -11,17 +12,21 @@ from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.classifier_energy import NO_CLASS
-from ...guidance.inversion import invert
+from ...guidance.inversion import invert, stochastic_code
 from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
 from .sampling import respaced_sigmas
 from .sight import is_flow, is_pixel_model
 
 
 class FixedNoise:
-    """NOISE that is a stored code x_T; its batch is repeated or cut to the latent's."""
+    """NOISE that is a stored code x_T; its batch is repeated or cut to the latent's.
 
-    def __init__(self, x_T: Tensor):  # noqa: N803
+    `scale` makes it the start of a schedule from the model's largest sigma: sqrt(1 + sigma_max^2).
+    """
+
+    def __init__(self, x_T: Tensor, scale: float = 1.0):  # noqa: N803
         self.x_T = x_T
+        self.scale = scale
         self.seed = 0
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
@@ -34,8 +39,26 @@ class FixedNoise:
         return self.x_T[torch.arange(wanted[0]) % len(self.x_T)]
 
 
+class SharedNoise:
+    """NOISE that is the same for every image of a batch."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        wanted = input_latent["samples"].shape
+        one = torch.randn(wanted[1:], generator=torch.Generator().manual_seed(self.seed))
+        return one.expand(wanted).clone()
+
+
+Upwards = Callable[..., Tensor]  # invert or stochastic_code
+
+
 class InversionSampler(comfy.samplers.Sampler):
     """A SAMPLER for rising noise levels. It scales nothing at the start or the end: the caller does."""
+
+    def __init__(self, upwards: Upwards = invert):
+        self.upwards = upwards
 
     def sample(
         self,
@@ -59,7 +82,7 @@ class InversionSampler(comfy.samplers.Sampler):
             if callback is not None:
                 callback(index, denoised, x, len(levels) - 1)
 
-        return invert(denoise, start, levels, report)
+        return self.upwards(denoise, start, levels, report)
 
 
 def inversion_sigmas(model: Any, steps: int, respacing: str) -> Tensor:
@@ -101,3 +124,24 @@ def invert_latent(
     flow = is_flow(model.get_model_object("model_sampling"))
     unit = inside / (last if flow else (1 + last**2) ** 0.5)
     return FixedNoise(unit.cpu()), {"samples": noisy.to(intermediate_device())}
+
+
+def stochastic_sigmas(model: Any, steps: int) -> Tensor:
+    """Rising noise levels of "ddimN", as the published code has them, or evenly spread where no stride leaves N."""
+    try:
+        return respaced_sigmas(model, f"ddim{steps}")[:-1].flip(0)
+    except ValueError:
+        return respaced_sigmas(model, str(steps))[:-1].flip(0)
+
+
+def stochastic_encode(
+    model: Any, pictures: Tensor, conditioning: list[Any], sigmas: Tensor
+) -> tuple[FixedNoise, dict[str, Any]]:
+    """x_T of pictures [B 3 H W] in [-1, 1] given what they mean: (NOISE, LATENT at the model's largest sigma)."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": conditioning})
+    callback = latent_preview.prepare_callback(model, len(sigmas))
+    sampler = InversionSampler(stochastic_code)
+    code = guider.sample(torch.zeros_like(pictures), pictures, sampler, sigmas, callback=callback, seed=0).cpu()
+    scale = (1 + float(model.get_model_object("model_sampling").sigma_max) ** 2) ** 0.5
+    return FixedNoise(code, scale), {"samples": (code * scale).to(intermediate_device())}

@@ -27,6 +27,7 @@ from ...models.denoiser import NoiseSchedule, flow_velocity
 COLOURS = 3
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
 LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
+Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 
 
@@ -197,6 +198,8 @@ class PixelModel(comfy.model_base.BaseModel):
         out = super().extra_conds(**kwargs)
         if self.facts.class_names:
             out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+        if self.facts.semantic:
+            out["y"] = comfy.conds.CONDRegular(self._codes(kwargs.get(Z_SEM), kwargs["device"]))
         if self.facts.low_res_channels:
             out["c_concat"] = comfy.conds.CONDNoiseShape(self._enlarged(kwargs.get(LOW_RES), kwargs["noise"]))
         return out
@@ -209,6 +212,16 @@ class PixelModel(comfy.model_base.BaseModel):
                 "sampler's positive (and, with cfg above 1, negative) input"
             )
         return interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
+
+    def _codes(self, z_sem: Tensor | None, device: Any) -> Tensor:
+        """Code i for picture i."""
+        if z_sem is None or z_sem.shape[1] != self.facts.semantic:
+            came = "none was given" if z_sem is None else f"one of {z_sem.shape[1]} was given"
+            raise ValueError(
+                f"this model decodes a semantic code of {self.facts.semantic} numbers, and {came}; connect Apply "
+                "Semantic of the same autoencoder to the sampler's positive (and, with cfg above 1, negative) input"
+            )
+        return z_sem.to(device)
 
     def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
         """Rows of the label table, "no class" included."""

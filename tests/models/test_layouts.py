@@ -12,7 +12,7 @@ from pack.models.registry import ARCHITECTURES
 from pack.models.state_dict import CheckpointError
 
 LAYOUTS = json.loads(gzip.decompress((ROOT / "tests" / "golden" / "checkpoint_layouts.json.gz").read_bytes()))
-OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/"))]
+OURS = [name for name in LAYOUTS if name.startswith(("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/", "diffae/"))]
 OTHERS = [name for name in LAYOUTS if name not in OURS]
 
 
@@ -24,8 +24,8 @@ def read(state, name="file.pt"):
     return parse(name, state, {}, ARCHITECTURES)
 
 
-def test_there_are_eighteen_and_eleven():
-    assert (len(OURS), len(OTHERS)) == (18, 11)
+def test_there_are_twenty_three_and_six():
+    assert (len(OURS), len(OTHERS)) == (23, 6)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -50,6 +50,22 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
     if "classifier_depth" in stated:
         assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
     assert facts.low_res_channels == (3 if stated.get("super_resolution") else 0)
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name.startswith("diffae/")])
+@pytest.mark.parametrize("prefix", ["", "ema_model."])
+def test_a_diffusion_autoencoder_is_recognised_with_what_stands_beside_its_network(name, prefix):
+    """Lightning files hold the network twice, a grid's noise, and statistics of z_sem."""
+    state = {f"{prefix}{key}": value for key, value in state_of(name).items()}
+    if prefix:
+        state |= {key.replace("ema_model.", "model."): torch.zeros(1, device="meta") for key in state}
+    state |= {"x_T": torch.empty(32, 3, 8, 8, device="meta"), "conds_mean": torch.empty(1, 512, device="meta")}
+    checkpoint = read(state)
+    assert checkpoint.architecture.id == "diffae"
+    assert set(checkpoint.beside) == {"x_T", "conds_mean"}
+    assert checkpoint.facts.semantic == 512
+    assert (checkpoint.config.latent is not None) == ("latent" in name)
+    assert sorted(checkpoint.state) == sorted(LAYOUTS[name]["keys"])
 
 
 @pytest.mark.parametrize("name", OTHERS)

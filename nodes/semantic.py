@@ -1,0 +1,398 @@
+"""Diffusion autoencoders: read what pictures mean, turn a dial, mix, sample, decode with the host's samplers."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance.directions import FITS
+from ..guidance.latents import lerp, slerp
+from ..guidance.views import centred
+from ..models.diffae import decoder_of
+from ..models.diffae.attributes import CELEBA
+from ..models.registry import load_checkpoint
+from . import sockets
+from .host.errors import GuidanceNode, about
+from .host.folders import choices, locate
+from .host.inversion import FixedNoise, SharedNoise, stochastic_encode, stochastic_sigmas
+from .host.pixel_model import clamp_denoised, load_pixel_model, pixel_vae, to_pixels
+from .host.semantic import Codec, Direction, Semantic, as_json, empty_frames, load_direction
+
+CATEGORY = "guidance/semantic"
+LOADERS = "guidance/loaders"
+CODEC_TOOLTIP = "From Load Diffusion Autoencoder."
+SEMANTIC_TOOLTIP = "From Semantic Encode, Sample Semantic, Move Semantic or Semantic Interpolate."
+
+
+def same_owner(a: Semantic, b: Semantic) -> None:
+    """Raises ValueError for codes of two autoencoders."""
+    if a.fingerprint != b.fingerprint:
+        raise ValueError(f"the codes are of two autoencoders, {a.owner} and {b.owner}; use both of one file")
+
+
+class LoadDiffusionAutoencoder(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadDiffusionAutoencoder",
+            display_name="Load Diffusion Autoencoder",
+            category=LOADERS,
+            description="Loads a diffusion autoencoder: the MODEL that decodes, and the codec that reads and samples "
+            "what pictures mean.",
+            search_aliases=["DiffAE", "semantic encoder", "z_sem"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=choices("models"),
+                    tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
+                )
+            ],
+            outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
+        )
+
+    @classmethod
+    def run(cls, model_name: str) -> io.NodeOutput:
+        with about("model_name"):
+            path = locate("models", model_name)
+            codec = Codec(load_checkpoint(path, "model"))
+            model = load_pixel_model(partial(open_decoder, path))
+        return io.NodeOutput(clamp_denoised(model), codec, pixel_vae())
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str) -> float:
+        return Path(locate("models", model_name)).stat().st_mtime
+
+
+def open_decoder(path: str) -> Any:
+    return decoder_of(load_checkpoint(path, "model"))
+
+
+class LoadSemanticDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadSemanticDirection",
+            display_name="Load Semantic Direction",
+            category=LOADERS,
+            description="Loads a saved direction of meaning, or an attribute of DiffAE's published classifiers.",
+            search_aliases=["DiffAE attribute", "CelebA", "smile"],
+            inputs=[
+                io.Combo.Input(
+                    "direction_name",
+                    options=choices("directions"),
+                    tooltip="A file in ComfyUI/models/guidance_directions.",
+                ),
+                io.Combo.Input(
+                    "attribute",
+                    options=list(CELEBA),
+                    default="Smiling",
+                    advanced=True,
+                    tooltip="Of a published classifier, which knows forty; a saved direction is one already.",
+                ),
+            ],
+            outputs=[sockets.SemanticDirection.Output(display_name="direction")],
+        )
+
+    @classmethod
+    def run(cls, direction_name: str, attribute: str) -> io.NodeOutput:
+        with about("direction_name"):
+            return io.NodeOutput(load_direction(locate("directions", direction_name), attribute))
+
+    @classmethod
+    def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
+        return Path(locate("directions", direction_name)).stat().st_mtime
+
+
+class SemanticEncode(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_SemanticEncode",
+            display_name="Semantic Encode",
+            category=CATEGORY,
+            description="Reads what pictures mean: one code z_sem for each.",
+            search_aliases=["DiffAE", "z_sem", "encode image"],
+            inputs=[
+                sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
+                io.Image.Input("image", tooltip="Any size; the middle is taken. A batch gives as many codes."),
+            ],
+            outputs=[sockets.Semantic.Output(display_name="semantic")],
+        )
+
+    @classmethod
+    def run(cls, codec: Codec, image: Tensor) -> io.NodeOutput:
+        with about("image"):
+            return io.NodeOutput(codec.encode(image))
+
+
+class StochasticEncode(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_StochasticEncode",
+            display_name="Stochastic Encode",
+            category=CATEGORY,
+            description="Finds the noise x_T that holds every detail of a picture, given what it means. Decoding both "
+            "gives the picture back.",
+            search_aliases=["DiffAE", "x_T", "inversion"],
+            inputs=[
+                io.Model.Input("model", tooltip="Of Load Diffusion Autoencoder."),
+                sockets.Semantic.Input("semantic", tooltip="Of the same picture: Semantic Encode."),
+                io.Image.Input("image", tooltip="The picture; its middle is taken."),
+                io.Int.Input(
+                    "steps",
+                    default=100,
+                    min=1,
+                    max=1000,
+                    tooltip="Evaluations of the network. The paper has 250.",
+                ),
+            ],
+            outputs=[io.Noise.Output(), io.Latent.Output()],
+        )
+
+    @classmethod
+    def run(cls, model: Any, semantic: Semantic, image: Tensor, steps: int) -> io.NodeOutput:
+        with about("image"):
+            pictures = centred(to_pixels(image).float(), semantic.image_size, semantic.image_size)
+        with about("semantic"):
+            if len(semantic.z_sem) not in (1, len(pictures)):
+                raise ValueError(f"there are {len(semantic.z_sem)} codes for {len(pictures)} pictures; encode the same")
+        with about("model"):
+            sigmas = stochastic_sigmas(model, steps)
+        return io.NodeOutput(*stochastic_encode(model, pictures, semantic.conditioning(), sigmas))
+
+
+class ApplySemantic(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ApplySemantic",
+            display_name="Apply Semantic",
+            category=CATEGORY,
+            description="What pictures should mean, as CONDITIONING: any sampler of the host decodes it. As the "
+            "negative another code, with cfg above 1, exaggerates the difference.",
+            search_aliases=["DiffAE", "decode", "z_sem conditioning"],
+            inputs=[sockets.Semantic.Input("semantic", tooltip=SEMANTIC_TOOLTIP)],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def run(cls, semantic: Semantic) -> io.NodeOutput:
+        return io.NodeOutput(semantic.conditioning())
+
+
+class SemanticInterpolate(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_SemanticInterpolate",
+            display_name="Semantic Interpolate",
+            category=CATEGORY,
+            description="Frames from one picture to another: codes along a line, their noises along an arc.",
+            search_aliases=["DiffAE", "morph", "lerp", "slerp"],
+            inputs=[
+                sockets.Semantic.Input("semantic_a", tooltip="Where the frames begin; its first code."),
+                sockets.Semantic.Input("semantic_b", tooltip="Where they end; its first code."),
+                io.Int.Input("frames", default=9, min=1, max=1000, tooltip="Both ends included."),
+                io.Float.Input(
+                    "fraction",
+                    default=0.5,
+                    min=-1.0,
+                    max=2.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="With one frame: where it stands between the ends.",
+                ),
+                io.Noise.Input("noise_a", optional=True, tooltip="x_T of the first picture: Stochastic Encode."),
+                io.Noise.Input("noise_b", optional=True, tooltip="x_T of the second. Without both: one noise for all."),
+            ],
+            outputs=[sockets.Semantic.Output(display_name="semantic"), io.Noise.Output(), io.Latent.Output()],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        semantic_a: Semantic,
+        semantic_b: Semantic,
+        frames: int,
+        fraction: float,
+        noise_a: Any | None = None,
+        noise_b: Any | None = None,
+    ) -> io.NodeOutput:
+        with about("semantic_b"):
+            same_owner(semantic_a, semantic_b)
+        places = torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([fraction])
+        z_sem = lerp(semantic_a.z_sem[:1], semantic_b.z_sem[:1], places)
+        semantic = Semantic(z_sem, semantic_a.owner, semantic_a.fingerprint, semantic_a.image_size)
+        if noise_a is None and noise_b is None:
+            return io.NodeOutput(semantic, SharedNoise(), empty_frames(frames, semantic.image_size))
+        with about("noise_b" if noise_b is None or isinstance(noise_a, FixedNoise) else "noise_a"):
+            if not isinstance(noise_a, FixedNoise) or not isinstance(noise_b, FixedNoise):
+                raise ValueError("both noises must be x_T of Stochastic Encode; connect two of them, or none")
+        x_T = slerp(noise_a.x_T[:1], noise_b.x_T[:1], places)  # noqa: N806
+        return io.NodeOutput(semantic, FixedNoise(x_T, noise_a.scale), {"samples": x_T * noise_a.scale})
+
+
+class FitSemanticDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_FitSemanticDirection",
+            display_name="Fit Semantic Direction",
+            category=CATEGORY,
+            description="Learns an attribute from pictures that have it and pictures that don't.",
+            search_aliases=["DiffAE", "attribute", "linear probe", "logistic regression"],
+            inputs=[
+                sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
+                io.Image.Input("positive", tooltip="Pictures with the attribute. Two will do, fifty are good."),
+                io.Image.Input("negative", tooltip="Pictures without it, otherwise like the others."),
+                io.Combo.Input(
+                    "method",
+                    options=list(FITS),
+                    default="logistic",
+                    advanced=True,
+                    tooltip="logistic regression, or the difference of both means: steadier with few pictures.",
+                ),
+                sockets.SemanticDirection.Input(
+                    "orthogonal_to", optional=True, tooltip="Another direction, which this one should leave alone."
+                ),
+            ],
+            outputs=[
+                sockets.SemanticDirection.Output(display_name="direction"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def run(
+        cls, codec: Codec, positive: Tensor, negative: Tensor, method: str, orthogonal_to: Direction | None = None
+    ) -> io.NodeOutput:
+        with about("orthogonal_to" if orthogonal_to is not None else "positive and negative"):
+            direction, report = codec.fit(positive, negative, method, orthogonal_to)
+        return io.NodeOutput(direction, as_json(report))
+
+
+class MoveSemantic(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_MoveSemantic",
+            display_name="Move Semantic",
+            category=CATEGORY,
+            description="Turns a dial: moves what pictures mean along a direction.",
+            search_aliases=["DiffAE", "attribute", "slider", "dial", "edit"],
+            inputs=[
+                sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
+                sockets.Semantic.Input("semantic", tooltip=SEMANTIC_TOOLTIP),
+                sockets.SemanticDirection.Input("direction", tooltip="Fit or Load Semantic Direction."),
+                io.Float.Input(
+                    "amount",
+                    default=0.3,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="In the paper's unit, 0.3 is usual; below 0 the other way, 0 changes nothing.",
+                ),
+            ],
+            outputs=[sockets.Semantic.Output(display_name="semantic")],
+        )
+
+    @classmethod
+    def run(cls, codec: Codec, semantic: Semantic, direction: Direction, amount: float) -> io.NodeOutput:
+        with about("semantic"):
+            codec.check(semantic)
+        with about("direction"):
+            codec.check(direction)
+            return io.NodeOutput(codec.move(semantic, direction, amount))
+
+
+class SampleSemantic(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_SampleSemantic",
+            display_name="Sample Semantic",
+            category=CATEGORY,
+            description="Invents what new pictures mean, by the autoencoder's latent prior. With a direction only "
+            "those that have its attribute are kept (few-shot).",
+            search_aliases=["DiffAE", "latent prior", "unconditional", "few-shot"],
+            inputs=[
+                sockets.Codec.Input("codec", tooltip="Of a file with a latent prior."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many codes."),
+                io.Int.Input("steps", default=100, min=1, max=1000, tooltip="Of the prior, which is small: cheap."),
+                sockets.SemanticDirection.Input(
+                    "direction", optional=True, tooltip="Keep codes with this attribute; others are drawn again."
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=0.999,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Least probability of the attribute.",
+                ),
+            ],
+            outputs=[sockets.Semantic.Output(display_name="semantic"), io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        codec: Codec,
+        seed: int,
+        batch_size: int,
+        steps: int,
+        threshold: float,
+        direction: Direction | None = None,
+    ) -> io.NodeOutput:
+        if direction is not None:
+            with about("direction"):
+                codec.check(direction)
+        with about("threshold" if direction is not None else "codec"):
+            semantic, report = codec.sample(seed, batch_size, steps, direction, threshold)
+        return io.NodeOutput(semantic, as_json(report))
+
+
+class SaveSemanticDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_SaveSemanticDirection",
+            display_name="Save Semantic Direction",
+            category=CATEGORY,
+            description="Writes a direction into ComfyUI/models/guidance_directions, where its loader finds it.",
+            search_aliases=["DiffAE", "export"],
+            inputs=[
+                sockets.SemanticDirection.Input("direction", tooltip="Fit Semantic Direction."),
+                io.String.Input("filename_prefix", default="direction", tooltip="A number is added; nothing is lost."),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def run(cls, direction: Direction, filename_prefix: str) -> io.NodeOutput:
+        with about("filename_prefix"):
+            name = direction.save(filename_prefix)
+        return io.NodeOutput(ui={"text": [name]})
+
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadDiffusionAutoencoder,
+    LoadSemanticDirection,
+    SemanticEncode,
+    StochasticEncode,
+    ApplySemantic,
+    SemanticInterpolate,
+    FitSemanticDirection,
+    MoveSemantic,
+    SampleSemantic,
+    SaveSemanticDirection,
+]
