@@ -160,11 +160,14 @@ def sample_ddim(
     x: Tensor,
     sigmas: Sequence[float],
     noise: Noise,
-    eta: float = 0.0,
+    eta: float | Callable[[float], float] = 0.0,
     gradient: Gradient | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """x at sigmas[0] -> x0 by DDIM; guided through the score, denoised + sigma^2 G, which is not clipped again."""
+    """x at sigmas[0] -> x0 by DDIM; guided through the score, denoised + sigma^2 G, which is not clipped again.
+
+    `eta` may be a function of sigma.
+    """
     for index, step in enumerate(transitions(sigmas)):
         sigma = x.new_full((len(x),), step.s)
         denoised, _ = predict(x, sigma)
@@ -173,7 +176,8 @@ def sample_ddim(
             denoised = guided_denoised(denoised, grad, sigma)
         if on_step is not None:
             on_step(index, x, denoised, sigma)
-        x = ddim_step(x, denoised, step, eta, noise(index) if eta and step.p else None)
+        fresh = eta(step.s) if callable(eta) else eta
+        x = ddim_step(x, denoised, step, fresh, noise(index) if fresh and step.p else None)
     return x
 
 

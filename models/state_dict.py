@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,8 @@ from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
 WRAPPERS = ("state_dict", "ema_state_dict", "ema", "model_state_dict", "model", "params")  # in order of preference
+GROWTH = 4  # tensors may share numbers, so a file may hold more than its size, but not endlessly
+ValueT = TypeVar("ValueT")
 
 
 class CheckpointError(ValueError):
@@ -39,6 +41,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path.name} is neither a safetensors file nor a PyTorch state dict ({start}); "
             "download it again or convert it to safetensors"
         )
+    check_growth(sum(value.nbytes for value in state.values()), path)
     _check_finite(state, path.name)
     return state, metadata
 
@@ -54,7 +57,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    if _is_program(path):
+    if is_program(path):
         raise CheckpointError(
             f"{path.name} is a TorchScript program, not a file of weights; use a safetensors version of the same model "
             "(open_clip and its collection on Hugging Face have one for each of OpenAI's CLIPs)"
@@ -62,9 +65,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        way_out = " or make one with `python dev.py convert`" if zipfile.is_zipfile(path) else ""
         raise CheckpointError(
             f"{path.name} holds a pickle that would run code when loaded, so it was refused "
-            f"({_asked_for(error)}); use a safetensors version of this file"
+            f"({_asked_for(error)}); use a safetensors version of this file{way_out}"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(
@@ -73,12 +77,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return _tensors(content, path.name)
 
 
-def _is_program(path: Path) -> bool:
+def is_program(path: Path) -> bool:
     """A TorchScript archive, as OpenAI's own CLIP files."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False  # no archive, or a damaged one
 
 
 def _asked_for(error: Exception) -> str:
@@ -87,17 +92,35 @@ def _asked_for(error: Exception) -> str:
     return lines[0][:160] if lines else str(error).splitlines()[0][:160]
 
 
+def unwrapped(content: Any) -> Any:
+    """What a file held: itself, or what stands under a usual wrapper key; wrappers may be nested, but not endlessly."""
+    for _ in WRAPPERS:
+        inside = content if isinstance(content, Mapping) else {}
+        wrapped = [inside[key] for key in WRAPPERS if isinstance(inside.get(key), Mapping)]
+        if not wrapped:
+            break
+        content = wrapped[0]
+    return content
+
+
 def _tensors(content: Any, name: str) -> dict[str, Tensor]:
-    """The state dict inside what a file held: itself, or under a usual wrapper key."""
+    """The state dict inside what a file held."""
+    content = unwrapped(content)
     if isinstance(content, Mapping):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                return _tensors(content[key], name)
         found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        for number, part in content.items():  # Asyrp's delta blocks: one state dict an attribute, "0", "1", ...
+            if isinstance(part, Mapping) and str(number).isdecimal():
+                found |= {f"{number}.{key}": value for key, value in part.items() if isinstance(value, Tensor)}
         if found:
             return found
     kind = f"a dictionary with the keys {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(f"{name} holds no state dict but {kind}; a file of weights by name is needed")
+
+
+def check_growth(nbytes: int, path: Path) -> None:
+    """Raises CheckpointError where few numbers in a file claim to be very many."""
+    if nbytes > GROWTH * path.stat().st_size:
+        raise CheckpointError(f"{path.name} is damaged or was tampered with: its weights are larger than the file")
 
 
 def _check_finite(state: StateDict, name: str) -> None:
@@ -106,7 +129,7 @@ def _check_finite(state: StateDict, name: str) -> None:
             raise CheckpointError(f"{name} has NaN or infinite weights, first in {key}; the file is of no use")
 
 
-def averaged_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def averaged_weights(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
     """Lightning files hold a network twice, as `model.` and `ema_model.`: the averaged one, and what stands beside."""
     if not any(key.startswith("ema_model.") for key in state):
         return dict(state)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cfg, guides, loaders, pictures, pixels, samplers, sampling, semantic, steering
+from . import cfg, guides, hspace, loaders, pictures, pixels, samplers, sampling, semantic, steering
 from .host.folders import register_folders
 
 
@@ -18,6 +18,7 @@ class GuidanceExtension(ComfyExtension):
             *cfg.NODES,
             *sampling.NODES,
             *semantic.NODES,
+            *hspace.NODES,
             *samplers.NODES,
             *pixels.NODES,
             *pictures.NODES,

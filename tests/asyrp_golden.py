@@ -1,11 +1,13 @@
 """The two Asyrp golden files: networks, and everything a trajectory of theirs needs."""
 
 import golden_files
+import torch
 from adm_golden import encoder_arguments
 
 from pack.guidance.sampling import respaced
 from pack.guidance.tensors import append_dims
 from pack.models.adm import network as adm
+from pack.models.asyrp.network import DeltaConfig, delta_block
 from pack.models.ddpm import network as ddpm
 from pack.models.denoiser import NoiseSchedule
 
@@ -25,6 +27,19 @@ def config(arguments):
 def network(arguments):
     family = ddpm.DDPM if arguments["family"] == "ddpm" else adm.UNet
     return golden_files.fill(family(config(arguments)), arguments["salt"])
+
+
+class Wrapped(torch.nn.Module):
+    """A delta block under the name that the published networks have for it."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.layer_0 = block
+
+
+def delta_network(arguments, channels, embedding):
+    block = delta_block(DeltaConfig(channels, embedding, arguments["family"] != "ddpm"))
+    return golden_files.fill(Wrapped(block), arguments["salt"]).layer_0
 
 
 class Published:

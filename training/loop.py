@@ -76,7 +76,7 @@ def arguments(out: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--resume", type=Path, help="a shipped file or a .resume file of an earlier run")
-    parser.add_argument("--start", type=Path, help="what an earlier stage wrote, for scripts that have one")
+    parser.add_argument("--first-stage", type=Path, help="what an earlier stage wrote, for scripts that have one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")
     parser.add_argument("--commit", default=_commit(), help="for the record, where the scripts lie outside a clone")

@@ -3,7 +3,7 @@
 The decoder's loss alone teaches the encoder slowly: at little noise the decoder sees shapes by itself, and at much
 noise a shape is worth little (after 82,000 pictures a linear probe of z_sem read shapes at .23). So z_sem first learns
 to paint the picture through a small plain decoder, and to name its classes through one linear map each. The labels are
-used here and nowhere else: what the autoencoder learns afterwards, it learns from pictures alone.
+used here alone, but the decoder's training keeps painter and heads, frozen, as readers of z_sem.
 """
 
 from __future__ import annotations
@@ -12,12 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from models.diffae.network import DiffusionAutoencoder
+from models.diffae.network import DiffAEConfig, DiffusionAutoencoder, LatentConfig
 
-from .diffae import CONFIG
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASSES, Scenes
 
+CONFIG = DiffAEConfig(
+    model_channels=16,
+    out_channels=3,
+    num_res_blocks=1,
+    channel_mult=(1, 2, 4, 8),
+    attention=(4, 8),
+    num_heads=4,
+    groups=4,
+    semantic=64,
+    encoder_mult=(1, 2, 4, 5),
+    encoder_res_blocks=2,
+    latent=LatentConfig(hidden=160, layers=6),
+)
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, seed=6, ema=0.998)
 OUT = "models/demo/models/semantic_start.safetensors"
 
@@ -39,17 +51,19 @@ class Start(nn.Module):
         )
         self.heads = nn.Linear(width, sum(len(names) for names in CLASSES.values()))
 
+    def loss(self, z_sem: Tensor, scenes: Scenes) -> tuple[Tensor, dict[str, Tensor]]:
+        """Ten times the painting's mean squared error, and the mean cross entropy of the four attributes."""
+        painted = mse_loss(self.painter(z_sem), scenes.image)
+        groups = self.heads(z_sem).split([len(names) for names in CLASSES.values()], dim=1)
+        labels = scenes.attributes.labels()
+        losses = torch.stack([cross_entropy(group, labels[:, k]) for k, group in enumerate(groups)])
+        report = {name: losses[k] for k, name in enumerate(CLASSES)}
+        return 10 * painted + losses.mean(), {**report, "painted": painted}
+
 
 def start_loss(network: nn.Module, scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error of the painting, and the mean cross entropy of the four attributes."""
     assert isinstance(network, Start)
-    z_sem = network.encoder(scenes.image)
-    painted = mse_loss(network.painter(z_sem), scenes.image)
-    groups = network.heads(z_sem).split([len(names) for names in CLASSES.values()], dim=1)
-    labels = scenes.attributes.labels()
-    losses = torch.stack([cross_entropy(group, labels[:, k]) for k, group in enumerate(groups)])
-    report = {name: losses[k] for k, name in enumerate(CLASSES)}
-    return 10 * painted + losses.mean(), {**report, "painted": painted}
+    return network.loss(network.encoder(scenes.image), scenes)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ them; normalisation, embeddings and the last layer run in float32 whatever the a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -281,16 +281,22 @@ class UNet(nn.Module):
         return emb if y is None else emb + self.label_emb(y).to(emb)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, edit_h: EditH | None = None) -> Tensor:
+        h, skips, emb = self.down_half(x, t, y)
+        return self.up_half(h if edit_h is None else edit_h(h, emb), skips, emb)
+
+    def down_half(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The encoder half: the bottleneck h [B C h w], the skips, and the embedding [B E]."""
         emb = self.embed(t, y)
         h, skips = x, []
         for block in self.input_blocks:
             h = run(block, h, emb)
             skips.append(h)
-        h = run(self.middle_block, h, emb)
-        if edit_h is not None:
-            h = edit_h(h, emb)
-        for block in self.output_blocks:
-            h = run(block, torch.cat([h, skips.pop()], dim=1), emb)
+        return run(self.middle_block, h, emb), skips, emb
+
+    def up_half(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
+        """The decoder half; one encoder half serves several of them."""
+        for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
+            h = run(block, torch.cat([h, skip], dim=1), emb)
         return self.out[2](silu(self.out[0](h.float())))
 
 

@@ -6,6 +6,7 @@ Parameter names are those of the published files; normalisation, embeddings and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +196,11 @@ class DDPM(nn.Module):
         self.conv_out = layers.conv(channels, config.out_channels)
 
     def forward(self, x: Tensor, t: Tensor, edit_h: EditH | None = None) -> Tensor:
+        h, skips, emb = self.down_half(x, t)
+        return self.up_half(h if edit_h is None else edit_h(h, emb), skips, emb)
+
+    def down_half(self, x: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The encoder half: the bottleneck h [B C h w], the skips, and the embedding [B E]."""
         emb = self.temb(timestep_embedding(t, self.config.channels))
         skips = [self.conv_in(x)]
         for level in self.down:
@@ -203,13 +209,15 @@ class DDPM(nn.Module):
                 skips.append(level.step(index, skips[-1], emb))
             if level.downsample is not None:
                 skips.append(level.downsample(skips[-1]))
-        h = self.mid(skips[-1], emb)
-        if edit_h is not None:
-            h = edit_h(h, emb)
+        return self.mid(skips[-1], emb), skips, emb
+
+    def up_half(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
+        """The decoder half; one encoder half serves several of them."""
+        left = list(skips)
         for level in reversed(self.up):
             assert isinstance(level, Level)
             for index in range(len(level.block)):
-                h = level.step(index, torch.cat([h, skips.pop()], dim=1), emb)
+                h = level.step(index, torch.cat([h, left.pop()], dim=1), emb)
             if level.upsample is not None:
                 h = level.upsample(h)
         return self.conv_out(silu(self.norm_out(h.float())))

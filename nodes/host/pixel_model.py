@@ -23,11 +23,13 @@ from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
 from ...models.architecture import Checkpoint, Facts
 from ...models.denoiser import NoiseSchedule, flow_velocity
+from ...models.layers import EditH
 
 COLOURS = 3
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
 LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
 Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
+HALVES = "guidance_halves"  # of transformer_options: a dict that gets "decode", the decoder half on another bottleneck
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 
 
@@ -123,7 +125,7 @@ class PixelNetwork(nn.Module):
         self.schedule = NoiseSchedule.named(checkpoint.facts.schedule)
         self.in_channels = checkpoint.config.in_channels
         self.downscale = checkpoint.config.downscale
-        self.network = checkpoint.build(operations=operations, dtype=dtype, device=device)
+        self.network: Any = checkpoint.build(operations=operations, dtype=dtype, device=device)
 
     def forward(
         self, x: Tensor, t: Tensor, *args: Any, transformer_options: dict[str, Any] | None = None, **kwargs: Any
@@ -136,18 +138,35 @@ class PixelNetwork(nn.Module):
     def _forward(
         self, x: Tensor, t: Tensor, *args: Any, y: Tensor | None = None, transformer_options: dict[str, Any], **_: Any
     ) -> Tensor:
-        def eps(x: Tensor, t: Tensor) -> Tensor:
-            x = self.space.to_pixels(x)
-            self._check(x)
-            out = self.network(x, t) if y is None else self.network(x, t, y)
+        halves: dict[str, Any] | None = transformer_options.get(HALVES)
+        given = (x, t)
+        seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
+
+        def eps(x: Tensor, t: Tensor, change: EditH | None) -> Tensor:
+            inputs = (self.space.to_pixels(x), t) if y is None else (self.space.to_pixels(x), t, y)
+            self._check(inputs[0])
+            if halves is None:
+                out = self.network(*inputs)
+            elif change is None:
+                seen[:] = [self.network.down_half(*inputs)]
+                out = self.network.up_half(*seen[0])
+            else:
+                h, skips, emb = seen[0]
+                out = self.network.up_half(change(h, emb), skips, emb)
             reader = transformer_options.get(VARIANCE)
-            if reader is not None and self.facts.learned_variance and self.facts.space == "pixels":
+            if reader is not None and change is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
-        if self.facts.prediction == "flow":
-            return flow_velocity(eps, self.schedule, x, t / FLOW_TIME)
-        return eps(x, t)
+        def predict(change: EditH | None = None) -> Tensor:
+            x, t = given
+            if self.facts.prediction == "flow":
+                return flow_velocity(lambda x, t: eps(x, t, change), self.schedule, x, t / FLOW_TIME)
+            return eps(x, t, change)
+
+        if halves is not None:
+            halves["decode"] = predict
+        return predict()
 
     def _check(self, x: Tensor) -> None:
         """Raises ValueError for pictures, `space` undone, that the network can't take."""

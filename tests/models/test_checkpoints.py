@@ -79,8 +79,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(zipped, tmp_pa
     target = tmp_path / "ran.txt"
     path = tmp_path / "model.pt"
     torch.save({"state_dict": Bomb(target)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"model\.pt holds a pickle that would run code.*safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.pt holds a pickle that would run code.*safetensors") as error:
         registry.load_checkpoint(path, "model")
+    assert ("python dev.py convert" in str(error.value)) == zipped  # which takes zipped files alone
     assert not target.exists()
 
 

@@ -1,0 +1,81 @@
+"""Edits of a U-Net's bottleneck h, its h-space (Kwon et al. 2022, Asyrp, arXiv 2210.10960), as pure functions.
+
+h is [B C h w]. An edit gives delta_h; the asymmetric update moves the predicted x0 with it and leaves the direction of
+the noise alone: symmetric edits cancel (the paper's theorem 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .tensors import append_dims, norm
+
+BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
+
+
+def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float) -> Tensor:
+    """What a first-order sampler must see for Asyrp's step, in denoised space or any that is linear in it.
+
+    Asyrp: X' = D~ + rho (X - D) with rho = following / sigma. A sampler makes X' = D' + rho (X - D'), so
+    D' = D + (D~ - D) / (1 - rho).
+    """
+    return plain + (edited - plain) / (1 - following / sigma)
+
+
+def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
+    """h + delta_h; with `preserve_norm` each sample keeps its length: |h| (h + delta_h) / |h + delta_h|."""
+    moved = h + delta_h
+    if not preserve_norm:
+        return moved
+    length = norm(moved)
+    ratio = norm(h) / length.where(length > 0, length.new_ones(()))
+    return moved * append_dims(ratio, h.ndim)
+
+
+def at_progress(delta_h: Tensor, progress: float, like: Tensor) -> Tensor:
+    """The direction of a noise level: delta_h [n C h w] of n equal ranges of progress, at the size of `like`."""
+    bucket = min(len(delta_h) - 1, int(progress * len(delta_h)))
+    found = delta_h[bucket][None].to(like)
+    if found.shape[-2:] == like.shape[-2:]:
+        return found
+    return interpolate(found, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def step_count_factor(trained: int | None, steps: int) -> float:
+    """n_train / n_test: the sum of a trained delta over a run stays the same, however many steps it has."""
+    return 1.0 if trained is None else trained / steps
+
+
+def several_factor(attributes: int) -> float:
+    """1 / sqrt(N) for each of N attributes edited together."""
+    return attributes**-0.5
+
+
+def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
+    """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
+    a, b = h.flatten(1).double(), content.flatten(1).double()
+    b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
+    theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
+    small = theta.sin() < 1e-6
+    safe = torch.where(small, torch.ones_like(theta), theta)
+    first = torch.where(small, 1 - ratio + 0 * theta, ((1 - ratio) * safe).sin() / safe.sin())
+    second = torch.where(small, ratio + 0 * theta, (ratio * safe).sin() / safe.sin())
+    return (first * a + second * b).view(h.shape).to(h)
+
+
+def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """PCA of h over samples [N ...]: mean [...], components [count ...] of length 1, deviations [count] along them.
+
+    (Haas et al. 2023, arXiv 2303.11073.) Signs are fixed: the largest number of a component is positive.
+    """
+    flat = bottlenecks.flatten(1).double()
+    mean = flat.mean(0)
+    _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
+    rows = rows[:count]
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    rows = rows * largest.sign()
+    shape = bottlenecks.shape[1:]
+    deviations = values[:count] / max(1, len(flat) - 1) ** 0.5
+    return mean.view(shape).float(), rows.view(-1, *shape).float(), deviations.float()

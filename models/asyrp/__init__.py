@@ -1,0 +1,45 @@
+"""The delta blocks of kwonminki/Asyrp_official, and those that the pack trains."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ..state_dict import CheckpointError, StateDict
+from .network import DeltaBlock, DeltaConfig, NormFirstDeltaBlock, delta_block
+
+# an attribute's number and "layer_0." may stand before the block's own keys
+OWN = "conv1|temb_proj|norm2|conv2|in_layers|emb_layers|out_layers"
+KEY = re.compile(rf"^(?:(\d+)\.)?(?:module\.)?(?:layer_(\d+)\.)?((?:{OWN})\..+)$")
+
+
+def read_blocks(state: StateDict, name: str) -> list[DeltaBlock | NormFirstDeltaBlock]:
+    """Every delta block of a file, in the order of its attributes. Raises CheckpointError where there is none."""
+    parts: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        found = KEY.match(key)
+        if found:
+            attribute, layer, own = found.groups()
+            parts.setdefault((int(attribute or 0), int(layer or 0)), {})[own] = value.float()
+    if not parts:
+        raise CheckpointError(
+            f"{name} holds no delta block of Asyrp (its first keys are {', '.join(sorted(state)[:3])}); use a file of "
+            "its checkpoint folder, or one of Save HSpace Direction"
+        )
+    return [_block(parts[place], name) for place in sorted(parts)]
+
+
+def _block(state: dict[str, torch.Tensor], name: str) -> DeltaBlock | NormFirstDeltaBlock:
+    norm_first = "in_layers.2.weight" in state
+    first = "in_layers.2.weight" if norm_first else "conv1.weight"
+    second = "emb_layers.1.weight" if norm_first else "temb_proj.weight"
+    if first not in state or second not in state:
+        raise CheckpointError(f"{name} holds a part of a delta block only; {first} or {second} is missing")
+    block = delta_block(DeltaConfig(state[first].shape[0], state[second].shape[1], norm_first))
+    try:
+        block.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{name} holds a delta block of another form: {fault}") from error
+    return block

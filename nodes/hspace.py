@@ -1,0 +1,339 @@
+"""h-space: dials inside the U-Net itself (Asyrp)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance.sampling import sample_ddim
+from ..guidance.weight import Weight
+from . import sockets
+from .host.errors import GuidanceNode, about
+from .host.folders import choices, locate
+from .host.hspace import BOTH, SIDES, Application, Edit, applied, bottleneck_of, check_owner, check_width
+from .host.hspace_files import load_edits, save_edit
+from .host.hspace_search import SHEET, contrast, principal_components, sheet, start_noise
+from .host.inversion import require_vae
+from .host.pixel_model import facts_of
+from .host.run_state import progress_function
+from .host.sampling import published_sampler
+from .host.sight import is_pixel_model
+
+CATEGORY = "guidance/h-space"
+HSPACE_TOOLTIP = "Load HSpace Direction, Discover HSpace, or several through Combine HSpace."
+
+
+class LoadHSpaceDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadHSpaceDirection",
+            display_name="Load HSpace Direction",
+            category="guidance/loaders",
+            description="Loads a saved h-space direction, or a published delta block of Asyrp.",
+            search_aliases=["Asyrp", "delta block", "semantic dial"],
+            inputs=[
+                io.Combo.Input(
+                    "direction_name",
+                    options=choices("directions"),
+                    tooltip="A file in ComfyUI/models/guidance_directions.",
+                ),
+                io.Int.Input(
+                    "train_steps",
+                    default=40,
+                    min=0,
+                    max=1000,
+                    advanced=True,
+                    tooltip="Steps that a published delta block was trained with; its effect is spread over them. 0: "
+                    "no such factor.",
+                ),
+            ],
+            outputs=[sockets.HSpace.Output(display_name="hspace")],
+        )
+
+    @classmethod
+    def run(cls, direction_name: str, train_steps: int) -> io.NodeOutput:
+        with about("direction_name"):
+            return io.NodeOutput(load_edits(locate("directions", direction_name), train_steps))
+
+    @classmethod
+    def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
+        return Path(locate("directions", direction_name)).stat().st_mtime
+
+
+class SaveHSpaceDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_SaveHSpaceDirection",
+            display_name="Save HSpace Direction",
+            category=CATEGORY,
+            description="Writes h-space directions into ComfyUI/models/guidance_directions, one file each.",
+            search_aliases=["Asyrp", "export"],
+            inputs=[
+                sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
+                io.String.Input("filename_prefix", default="hspace", tooltip="A number is added; nothing is lost."),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def run(cls, hspace: list[Edit], filename_prefix: str) -> io.NodeOutput:
+        with about("filename_prefix"):
+            names = [save_edit(edit, filename_prefix) for edit in hspace]
+        return io.NodeOutput(ui={"text": names})
+
+
+class CombineHSpace(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        edits = io.Autogrow.TemplatePrefix(
+            sockets.HSpace.Input("edit", tooltip="Directions; a new slot appears when this one is connected."),
+            prefix="edit",
+            min=1,
+            max=16,
+        )
+        return io.Schema(
+            node_id="Guidance_CombineHSpace",
+            display_name="Combine HSpace",
+            category=CATEGORY,
+            description="Several directions as one edit. Each counts 1 / sqrt(their number), as in the paper.",
+            search_aliases=["Asyrp", "mix"],
+            inputs=[io.Autogrow.Input("edits", template=edits)],
+            outputs=[sockets.HSpace.Output(display_name="hspace")],
+        )
+
+    @classmethod
+    def run(cls, edits: dict[str, list[Edit]]) -> io.NodeOutput:
+        joined = [edit for part in edits.values() if part is not None for edit in part]
+        with about("edits"):
+            if not joined:
+                raise ValueError("at least one direction is needed")
+        return io.NodeOutput(joined)
+
+
+class HSpaceEdit(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_HSpaceEdit",
+            display_name="HSpace Edit",
+            category=CATEGORY,
+            description="Turns a semantic dial inside the U-Net: this pack's models, SD1.5 and SDXL. Inside its window "
+            "a step costs the decoder half once more.",
+            search_aliases=["Asyrp", "h-space", "bottleneck", "semantic dial", "slider", "attribute"],
+            inputs=[
+                io.Model.Input("model"),
+                sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How far the dial is turned; below 0 the other way, 0 changes nothing.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Where in the run it begins."
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where it ends: the paper's t_edit. Early steps decide what is shown, late ones details.",
+                ),
+                io.Boolean.Input(
+                    "asymmetric",
+                    default=True,
+                    tooltip="Moves the predicted picture only (Asyrp): much stronger. Exact with euler and ddim.",
+                ),
+                io.Combo.Input(
+                    "apply_to",
+                    options=list(SIDES),
+                    default=BOTH,
+                    advanced=True,
+                    tooltip="Which predictions of CFG are edited.",
+                ),
+                io.Boolean.Input(
+                    "preserve_norm", default=False, advanced=True, tooltip="Keeps the length of h: for large strengths."
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="White: where h is edited. The bottleneck is coarse."),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        hspace: list[Edit],
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        asymmetric: bool,
+        apply_to: str,
+        preserve_norm: bool,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        with about("strength, start_percent or end_percent"):
+            weight = Weight(strength, start_percent, end_percent)
+        with about("model"):
+            bottleneck_of(model)
+        with about("hspace"):
+            for edit in hspace:
+                check_owner(edit, model)
+                check_width(edit, model)
+        if strength == 0 or start_percent == end_percent:
+            return io.NodeOutput(model)
+        return io.NodeOutput(applied(model, Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)))
+
+
+class DiscoverHSpace(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_DiscoverHSpace",
+            display_name="Discover HSpace",
+            category=CATEGORY,
+            description="Finds directions of h-space without training: what two conditions differ in, or what varies "
+            "most from sample to sample.",
+            search_aliases=["Asyrp", "PCA", "contrast", "semantic direction", "h-space"],
+            inputs=[
+                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
+                io.Combo.Input(
+                    "method",
+                    options=["contrast", "pca"],
+                    tooltip="contrast: positive less negative. pca: principal components of samples of positive.",
+                ),
+                io.Conditioning.Input("positive", tooltip="What the direction leads to; with pca what is sampled."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("samples", default=16, min=2, max=512, tooltip="Pictures to learn from."),
+                io.Int.Input(
+                    "components", default=4, min=1, max=16, tooltip="With pca: how many are shown on the sheet."
+                ),
+                io.Int.Input("component", default=1, min=1, max=16, tooltip="With pca: which one is handed on."),
+                io.Int.Input("steps", default=20, min=2, max=200, tooltip="Of each sample."),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    step=8,
+                    tooltip="Side of the pictures in pixels. The pack's own models have theirs.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="With contrast: what it leads away from."),
+                io.Vae.Input("vae", optional=True, tooltip="For models on latents: to draw the sheet."),
+            ],
+            outputs=[sockets.HSpace.Output(display_name="hspace"), io.Image.Output(display_name="sheet")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        method: str,
+        positive: Any,
+        seed: int,
+        samples: int,
+        components: int,
+        component: int,
+        steps: int,
+        size: int,
+        negative: Any | None = None,
+        vae: Any | None = None,
+    ) -> io.NodeOutput:
+        with about("model"):
+            bottleneck_of(model)
+        with about("vae"):
+            require_vae(model, vae)
+        with about("negative"):
+            if method == "contrast" and negative is None:
+                raise ValueError("a contrast needs two conditions; connect negative, or choose pca")
+        with about("component"):
+            if method == "pca" and component > components:
+                raise ValueError(f"component {component} was asked for, and there are {components}")
+        noise = start_noise(model, latent_shape(model, size), seed, samples)
+        if method == "contrast":
+            found = contrast(model, positive, negative, noise, steps, "contrast")
+            shown = negative
+        else:
+            with about("samples"):
+                found = principal_components(model, positive, noise, steps, components)
+            shown = positive
+        latents = sheet(model, found, shown, noise, steps)
+        pictures = decoded(model, vae, latents)
+        chosen = found[component - 1] if method == "pca" else found[0]
+        return io.NodeOutput([chosen], tiled(pictures, len(SHEET)))
+
+
+def latent_shape(model: Any, size: int) -> tuple[int, ...]:
+    """[C h w] of the model's latents for pictures of that side."""
+    facts = facts_of(model)
+    latent_format = model.model.latent_format
+    side = (facts.image_size if facts is not None else size) // latent_format.spacial_downscale_ratio
+    return latent_format.latent_channels, side, side
+
+
+def decoded(model: Any, vae: Any, latents: Tensor) -> Tensor:
+    """IMAGE of latents."""
+    if is_pixel_model(model):
+        return (latents.movedim(1, -1).cpu() + 1).clamp(0, 2) / 2
+    return vae.decode(latents)
+
+
+def tiled(pictures: Tensor, columns: int) -> Tensor:
+    """IMAGE [n H W C] -> one picture, row by row."""
+    rows = pictures.split(columns)
+    return torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0)[None]
+
+
+class AsyrpSampler(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_AsyrpSampler",
+            display_name="Asyrp Sampler",
+            category=CATEGORY,
+            description="The published loop around an HSpace Edit: deterministic DDIM, and from boost_percent on with "
+            "fresh noise (quality boosting). For SamplerCustomAdvanced.",
+            search_aliases=["Asyrp", "quality boosting", "DDIM eta"],
+            inputs=[
+                io.Float.Input(
+                    "boost_percent",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in the run fresh noise begins: the paper's t_boost. 1: never.",
+                ),
+                io.Model.Input("model", tooltip="The model that is sampled: it says what percent means."),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def run(cls, boost_percent: float, model: Any) -> io.NodeOutput:
+        progress = progress_function(model.get_model_object("model_sampling"))
+
+        def eta(sigma: float) -> float:
+            return float(boost_percent < 1 and progress(sigma) >= boost_percent)
+
+        return io.NodeOutput(published_sampler(partial(sample_ddim, eta=eta), False))
+
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadHSpaceDirection,
+    SaveHSpaceDirection,
+    CombineHSpace,
+    HSpaceEdit,
+    DiscoverHSpace,
+    AsyrpSampler,
+]

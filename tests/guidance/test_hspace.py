@@ -1,0 +1,96 @@
+"""Arithmetic of h-space: Asyrp's update, norms, ranges of progress, mixes and principal components."""
+
+import math
+
+import torch
+
+from pack.guidance.hspace import (
+    BUCKETS,
+    added,
+    asymmetric,
+    at_progress,
+    mixed,
+    principal,
+    several_factor,
+    step_count_factor,
+)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_an_euler_step_on_the_asymmetric_prediction_is_asyrps_step():
+    """X' = D~ + rho (X - D): the edited picture, the unedited direction of the noise."""
+    x, plain, edited = (drawn(2, 3, 4, 4, seed=k) for k in range(3))
+    sigma, following = 3.0, 1.7
+    rho = following / sigma
+    seen = asymmetric(plain, edited, sigma, following)
+    torch.testing.assert_close(seen + rho * (x - seen), edited + rho * (x - plain), atol=1e-12, rtol=0)
+
+
+def test_the_last_step_is_the_edited_prediction():
+    plain, edited = drawn(1, 3, 4, 4), drawn(1, 3, 4, 4, seed=1)
+    torch.testing.assert_close(asymmetric(plain, edited, 0.2, 0.0), edited, atol=1e-14, rtol=0)
+
+
+def test_an_edit_of_nothing_keeps_every_bit():
+    h = drawn(2, 8, 4, 4).float()
+    assert torch.equal(added(h, torch.zeros_like(h), preserve_norm=False), h)
+    assert torch.equal(asymmetric(h, h, 2.0, 1.0), h)
+
+
+def test_a_preserved_norm_is_that_of_each_sample():
+    h, delta = drawn(3, 8, 4, 4), 5 * drawn(3, 8, 4, 4, seed=1)
+    moved = added(h, delta, preserve_norm=True)
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1))
+    cosine = torch.nn.functional.cosine_similarity(moved.flatten(1), (h + delta).flatten(1))
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_each_range_of_progress_has_its_direction():
+    delta = torch.arange(BUCKETS).double().view(-1, 1, 1, 1).expand(-1, 2, 4, 4)
+    like = torch.zeros(3, 2, 4, 4)
+    for progress, bucket in ((0.0, 0), (0.124, 0), (0.126, 1), (0.99, 7), (1.0, 7)):
+        assert (at_progress(delta, progress, like) == bucket).all()
+
+
+def test_a_direction_is_brought_to_the_size_of_the_bottleneck():
+    assert at_progress(drawn(1, 2, 4, 4), 0.5, torch.zeros(3, 2, 8, 6)).shape == (1, 2, 8, 6)
+
+
+def test_a_trained_delta_counts_the_same_over_any_number_of_steps():
+    assert step_count_factor(40, 20) * 20 == step_count_factor(40, 80) * 80 == 40
+    assert step_count_factor(None, 20) == 1
+
+
+def test_n_attributes_count_one_over_the_root_of_n():
+    assert math.isclose(several_factor(4), 0.5)
+
+
+def test_a_mix_goes_from_one_bottleneck_to_the_other_on_its_own_sphere():
+    h, content = drawn(2, 8, 4, 4), 3 * drawn(2, 8, 4, 4, seed=1)
+    torch.testing.assert_close(mixed(h, content, 0.0), h)
+    scaled = content * (h.flatten(1).norm(dim=1) / content.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed(h, content, 1.0), scaled)
+    half = mixed(h, content, 0.5)
+    torch.testing.assert_close(half.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1))
+    a, b = (torch.nn.functional.cosine_similarity(half.flatten(1), part.flatten(1)) for part in (h, scaled))
+    torch.testing.assert_close(a, b)
+
+
+def test_a_mix_of_a_bottleneck_with_itself_is_itself():
+    h = drawn(2, 8, 4, 4)
+    torch.testing.assert_close(mixed(h, 2 * h, 0.3), h)
+
+
+def test_principal_components_are_those_of_the_covariance():
+    samples = drawn(200, 3, 2, 2) * torch.linspace(0.5, 3, 12, dtype=torch.float64).view(3, 2, 2)
+    mean, rows, deviations = principal(samples, 3)
+    flat = samples.flatten(1)
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    torch.testing.assert_close(mean.double().flatten(), flat.mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(deviations.double(), values.flip(0)[:3].sqrt(), atol=1e-5, rtol=0)
+    cosines = (rows.double().flatten(1) @ vectors.flip(1)[:, :3]).diagonal().abs()
+    torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
+    assert (rows.flatten(1).gather(1, rows.flatten(1).abs().argmax(1, keepdim=True)) > 0).all()
