@@ -7,6 +7,7 @@
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, judge
     python dev.py check [--fix]             format, lint, types
+    python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
                                             --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
 
@@ -244,6 +245,11 @@ def train(version: str | None, arguments: list[str]) -> int:
     return module(name, *arguments[1:])
 
 
+def convert(version: str | None, arguments: list[str]) -> int:
+    files = [part if part.startswith("-") else str(Path(part).expanduser().absolute()) for part in arguments]
+    return module("models.convert", *files)
+
+
 def check(version: str | None, arguments: list[str]) -> int:
     fix = "--fix" in arguments
     codes = [
@@ -272,6 +278,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "serve": serve,
     "bench": bench,
     "train": train,
+    "convert": convert,
     "check": check,
     "workflow": workflow,
 }

@@ -42,7 +42,7 @@ def fit_logistic(positive: Tensor, negative: Tensor) -> Linear:
             return value
 
         optimizer.step(loss)  # pyright: ignore
-    return Linear(weight.detach().float(), float(bias))
+    return Linear(weight.detach().float(), bias.detach().item())
 
 
 def difference_of_means(positive: Tensor, negative: Tensor) -> Linear:
@@ -74,7 +74,8 @@ def _split(codes: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor]:
 
 def orthogonal(weight: Tensor, others: Tensor) -> Tensor:
     """weight [D] without its parts along others [n D]. Raises ValueError where nothing is left."""
-    basis = torch.linalg.qr(others.double().T).Q
+    _, sizes, rows = torch.linalg.svd(others.double(), full_matrices=False)
+    basis = rows[sizes > 1e-9 * sizes.max()].T if sizes.max() > 0 else rows[:0].T
     left = weight.double() - basis @ (basis.T @ weight.double())
     if left.norm() < 1e-3 * weight.double().norm():
         raise ValueError("the direction lies within those it should be orthogonal to; nothing would be left of it")

@@ -64,7 +64,7 @@ class Archive:
         entry = self.entries[f"{self.folder}/{name}"]
         content = self.file.read(entry)
         if len(content) != entry.file_size:
-            raise DamagedError(f"{name} is cut short")
+            raise DamagedError(f"{name[:60]!a} is cut short")
         return content
 
     def content(self) -> Any:
@@ -170,7 +170,8 @@ def chosen(content: Any, name: str) -> tuple[dict[str, Stored], list[str]]:
     around = content if content is not state else {}
     found = {key: value for key, value in state.items() if isinstance(value, Stored)}
     if not found:
-        raise CheckpointError(f"{name} holds no weights by name; its keys are {', '.join(map(ascii, list(state)[:5]))}")
+        keys = ", ".join(ascii(key)[:60] for key in list(state)[:5])
+        raise CheckpointError(f"{name} holds no weights by name" + (f"; its keys are {keys}" if keys else ""))
     kept = averaged_weights(found)
     left_out = ["model. (ema_model. is the average)"] * (len(kept) < len(found))
     for key in BESIDE:
