@@ -7,6 +7,7 @@ their packages are known by their own names too.
 import importlib.util
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,19 +70,35 @@ def pack_nodes(comfy):
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(load())}
 
 
-@pytest.fixture
-def execute(pack_nodes):
+def run_node(pack_nodes, node_id, **inputs):
     """Runs one node as the host does, on a locked clone in inference mode; the schema gives defaults."""
     import torch
 
-    def run(node_id, **inputs):
-        node = pack_nodes[node_id]
-        defaults = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
-        given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
-        with torch.inference_mode():
-            return node.PREPARE_CLASS_CLONE(None).execute(**given).args
+    node = pack_nodes[node_id]
+    defaults = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
+    given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
+    with torch.inference_mode():
+        return node.PREPARE_CLASS_CLONE(None).execute(**given).args
 
-    return run
+
+@pytest.fixture
+def execute(pack_nodes):
+    """`run_node` with the pack's nodes."""
+    return partial(run_node, pack_nodes)
+
+
+@pytest.fixture(scope="module")
+def encoder(pack_nodes):
+    """The pack's own noise-aware encoder."""
+    return run_node(pack_nodes, "Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors")[0]
+
+
+@pytest.fixture(scope="module")
+def models(pack_nodes):
+    """(MODEL, VAE) of each kind of the pack's own models."""
+    from guided_sampling import KINDS
+
+    return {kind: run_node(pack_nodes, "Guidance_LoadModel", model_name=f"{kind}.safetensors") for kind in KINDS}
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,17 @@ SNAPSHOT = ROOT / "tests" / "nodes" / "schema.json"
 pytestmark = pytest.mark.host
 
 
+def option(value):
+    """A choice of a combo, of a dynamic one with the widgets that it brings."""
+    return {value.key: [described(entry) for entry in value.inputs]} if hasattr(value, "inputs") else value
+
+
 def described(entry):
     facts = {"id": entry.id, "type": entry.get_io_type(), "optional": bool(getattr(entry, "optional", False))}
     for field in ("default", "min", "max", "options", "advanced"):
         value = getattr(entry, field, None)
         if value is not None and not (field == "options" and entry.id.endswith("_name")):
-            facts[field] = value
+            facts[field] = [option(choice) for choice in value] if field == "options" else value
     return facts
 
 

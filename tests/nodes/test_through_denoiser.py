@@ -252,6 +252,62 @@ def test_a_model_without_a_derivative_is_refused_in_a_sentence(scene):
             scene.predictions([scene.x], guided)
 
 
+def halved_in_place(h):
+    h.unbind(0)[0].mul_(0.5)
+    return h
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        (lambda h, held: torch.nextafter(h, h + 1), "derivative for .* is not implemented"),
+        (lambda h, held: torch.from_numpy(h.numpy()), "requires grad"),
+        (lambda h, held: torch.mul(h, 2, out=torch.empty_like(h)), "automatic differentiation"),
+        (lambda h, held: halved_in_place(h), "modified inplace"),
+        (lambda h, held: held.copy_(h[0, 0, 0, 0]) * h, "inference tensor"),
+    ],
+    ids=["no formula", "numpy", "out", "view in place", "inference tensor"],
+)
+def test_what_a_patch_does_that_has_no_derivative_is_named_in_a_sentence(patch, said, scene):
+    with torch.inference_mode():
+        held = torch.zeros(())
+    guided = scene.guided()
+    guided.set_model_input_block_patch(lambda h, options: patch(h, held))
+    with pytest.raises(ValueError, match=f"can't be differentiated .*{said}.* use gradient = at denoised"):
+        scene.predictions([scene.x], guided)
+
+
+class BrokenBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] @ torch.zeros(3, 3)
+
+
+def out_of_memory(h):
+    raise torch.cuda.OutOfMemoryError("Allocation on device")
+
+
+@pytest.mark.parametrize(
+    ("patch", "kind", "said"),
+    [
+        (lambda h: h @ torch.zeros(3, 3), RuntimeError, "shapes cannot be multiplied"),
+        (BrokenBackward.apply, RuntimeError, "shapes cannot be multiplied"),
+        (out_of_memory, torch.cuda.OutOfMemoryError, "Allocation on device"),
+    ],
+    ids=["shapes", "shapes of a backward", "out of memory"],
+)
+def test_errors_about_other_things_than_derivatives_pass_as_they_are(patch, kind, said, scene):
+    guided = scene.guided()
+    guided.set_model_input_block_patch(lambda h, options: patch(h))
+    with pytest.raises(kind, match=said) as error:
+        scene.predictions([scene.x], guided)
+    assert type(error.value) is kind
+
+
 @pytest.mark.parametrize(
     ("node", "said"), [("EasyCacheNode", "easycache reuses"), ("LazyCacheNode", "lazycache reuses"), ("", "compiled")]
 )

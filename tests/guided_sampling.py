@@ -1,0 +1,47 @@
+"""Guided sampling in process, on the pack's own small models and encoder: what the tests of guides share."""
+
+import torch
+
+KINDS = ["scenes_unet", "scenes_latent", "scenes_flow"]
+
+
+def picture(seed=3, size=(40, 56)):
+    return torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(execute, model, steps=4, batch=2, seed=5, sampler="euler", latent=None, noise=None, mask=None, sigmas=None):
+    """The host's own sampling, in inference mode as in a node."""
+    import comfy.sample
+
+    (empty,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=batch)
+    (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="")
+    with torch.inference_mode():
+        if latent is None:
+            latent = comfy.sample.fix_empty_latent_channels(model, empty["samples"], 1)
+        if noise is None:
+            noise = comfy.sample.prepare_noise(latent, seed)
+        options = {"seed": seed, "noise_mask": mask, "sigmas": sigmas, "disable_pbar": True}
+        return comfy.sample.sample(model, noise, steps, 1.0, sampler, "normal", cond, cond, latent, **options)
+
+
+def text_guide(execute, encoder, text="a red star", **options):
+    return execute(
+        "Guidance_TextGuide", encoder=encoder, text=text, **{"start_percent": 0.0, "end_percent": 1.0, **options}
+    )[0]
+
+
+def guide_of(execute, encoder, kind):
+    image = {"encoder": encoder, "image": picture(), "start_percent": 0.0, "end_percent": 1.0}
+    if kind == "text":
+        return text_guide(execute, encoder)
+    if kind == "palette":
+        return execute("Guidance_PaletteGuide", image=picture(), start_percent=0.0, end_percent=1.0)[0]
+    if kind == "classifier":
+        (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
+        return execute("Guidance_ClassifierGuide", classifier=classifier, class_label="star", weight=20.0)[0]
+    name, _, method = kind.partition(" ")
+    return execute(f"Guidance_{name.title()}Guide", **image, **({"method": method} if method else {}))[0]
+
+
+def applied(execute, model, guides, vae=None, **options):
+    return execute("Guidance_ApplyGuides", model=model, guides=guides, vae=vae, **options)[0]
