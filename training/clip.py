@@ -34,6 +34,7 @@ CONFIG = ClipNoisyConfig(
     time_width=64,
     time_hidden=64,
     words=WORDS,
+    sharpness=6.0,
 )
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, weight_decay=0.02, seed=2, ema=0.998)
 LOGIT_SCALE = 30.0  # exp(30 cos) is the likelihood ratio that the loss fits, so 30 is the exact guidance scale

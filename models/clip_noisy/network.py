@@ -7,7 +7,7 @@ names are those of the published files; `text.*` exists in the pack's own files 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,6 +42,7 @@ class ClipNoisyConfig:
     words: tuple[str, ...] = ()  # the text encoder's vocabulary; empty: there is none
     text_width: int = 64
     context: int = 16  # words of a text
+    sharpness: float = 0.0  # of the activation in the convolutions; 0: the published ReLU
 
     @property
     def modulated(self) -> list[int]:
@@ -70,11 +71,28 @@ class Modulation:
         return h * (1 + scale) + shift
 
 
+Activation = Callable[[Tensor], Tensor]
+
+
+def activation(sharpness: float) -> Activation:
+    """ReLU, or x sigmoid(sharpness x), which is ReLU but for a round corner 1 / sharpness wide.
+
+    At a corner the rounding of another batch size makes another gradient; a round one doesn't mind. The outer relu
+    cuts nothing, since x sigmoid(b x) >= -.2785 / b: it gives the gradient the strides of the maps, without which
+    PyTorch 2.11 has a wrong gradient of batch norm for a single picture.
+    """
+    if not sharpness:
+        return relu
+    low = 0.2785 / sharpness
+    return lambda x: relu(x * torch.sigmoid(sharpness * x) + low) - low
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions; a stride is an average pool before the last one."""
 
-    def __init__(self, inputs: int, planes: int, stride: int):
+    def __init__(self, inputs: int, planes: int, stride: int, activate: Activation):
         super().__init__()
+        self.activate = activate
         outputs = EXPANSION * planes
         self.stride = stride
         self.conv1, self.bn1 = nn.Conv2d(inputs, planes, 1, bias=False), nn.BatchNorm2d(planes)
@@ -85,10 +103,10 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor, modulate: Modulation) -> Tensor:
-        h = relu(modulate(self.bn1(self.conv1(x))))
-        h = relu(modulate(self.bn2(self.conv2(h))))
+        h = self.activate(modulate(self.bn1(self.conv1(x))))
+        h = self.activate(modulate(self.bn2(self.conv2(h))))
         h = modulate(self.bn3(self.conv3(self.pool(h))))
-        return relu(h + (x if self.downsample is None else self.downsample(self.pool(x))))
+        return self.activate(h + (x if self.downsample is None else self.downsample(self.pool(x))))
 
     def pool(self, h: Tensor) -> Tensor:
         return avg_pool2d(h, self.stride) if self.stride > 1 else h
@@ -176,6 +194,7 @@ class ClipNoisy(nn.Module):
     def __init__(self, config: ClipNoisyConfig):
         super().__init__()
         self.config = config
+        self.activate = activation(config.sharpness)
         first, second, third = config.stem
         stem: list[nn.Module] = []
         for inputs, outputs, stride in ((3, first, config.stem_stride), (first, second, 1), (second, third, 1)):
@@ -184,7 +203,7 @@ class ClipNoisy(nn.Module):
         for planes, count, stride in zip(config.planes, config.blocks, config.strides, strict=True):
             layers.append(nn.ModuleList())
             for index in range(count):
-                layers[-1].append(Bottleneck(channels, planes, stride if index == 0 else 1))
+                layers[-1].append(Bottleneck(channels, planes, stride if index == 0 else 1, self.activate))
                 channels = EXPANSION * planes
         # the published indices: 9 convolutions, norms and ReLUs, a pool, three layers
         self.visual_frozen = nn.ModuleList([*stem, nn.AvgPool2d(config.stem_stride), *layers[:3]])
@@ -218,7 +237,7 @@ class ClipNoisy(nn.Module):
         modulate = Modulation(embedding, self.config.modulated)
         h = ((x + 1) / 2 - self.mean) / self.std
         for index in (0, 3, 6):
-            h = relu(modulate(self.visual_frozen[index + 1](self.visual_frozen[index](h))))
+            h = self.activate(modulate(self.visual_frozen[index + 1](self.visual_frozen[index](h))))
         found = [self.visual_frozen[9](h)]
         for layer in (*list(self.visual_frozen)[10:], self.layer4)[: count - 1]:
             h = found[-1]

@@ -48,37 +48,23 @@ def test_every_guide_lowers_its_loss_on_every_kind_of_model(execute, encoder, mo
     assert last["with"] < last["without"]
 
 
-@pytest.fixture
-def smooth(monkeypatch, encoder):
-    """The encoder without kinks. The U-Net's own rounding differs between batch sizes by 1e-6; it flips ReLUs now and
-    then, and a flip moves a gradient by 1e-3. That is the encoder's, not the engine's.
-
-    The outer relu cuts nothing. It keeps the gradient's strides those of the maps: with others, PyTorch 2.11 gives a
-    wrong gradient of batch norm for a single picture.
-    """
-    from pack.models.clip_noisy import network
-
-    monkeypatch.setattr(network, "relu", lambda h: torch.relu(torch.nn.functional.silu(h) + 1))
-    encoder.references.clear()
-    yield
-    encoder.references.clear()  # this one's
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gradient", ["auto", *ESTIMATORS])
-def test_an_image_of_a_batch_equals_itself_alone_after_one_step(execute, encoder, models, smooth, kind, gradient):
+def test_an_image_of_a_batch_equals_itself_alone_after_one_step(execute, encoder, models, kind, gradient):
     model, vae = models[kind]
     guides = text_guide(execute, encoder) + guide_of(execute, encoder, "style")
     steered = applied(execute, model, guides, vae, gradient=gradient, unit="lambda")
     # the unguided model itself differs by 1e-5 sigma, 2e-4 from its largest
-    compare_batch_with_alone(execute, steered, tolerance=1e-5, sigmas=torch.tensor([0.5, 0.0]))
+    compare_batch_with_alone(execute, steered, tolerance=1e-5, **one_step_from(kind, 0.5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_holds_after_twenty_steps(execute, encoder, models, smooth, kind):
+def test_the_same_holds_after_twenty_steps(execute, encoder, models, kind):
+    """Two guides in their default windows."""
     model, vae = models[kind]
-    guides = text_guide(execute, encoder) + guide_of(execute, encoder, "content")
-    compare_batch_with_alone(execute, applied(execute, model, guides, vae, unit="lambda"), tolerance=1e-3, steps=20)
+    (text,) = execute("Guidance_TextGuide", encoder=encoder, text="a red star")
+    (content,) = execute("Guidance_ContentGuide", encoder=encoder, image=picture())
+    compare_batch_with_alone(execute, applied(execute, model, text + content, vae), tolerance=1e-3, steps=20)
 
 
 def compare_batch_with_alone(execute, model, tolerance, **options):
@@ -104,43 +90,14 @@ def one_step_from(kind, sigma):
     return {"sigmas": torch.tensor([sigma / (1 + sigma) if kind == "scenes_flow" else sigma, 0.0])}
 
 
-@pytest.fixture
-def sides(monkeypatch):
-    """Of zero, that the inputs of the encoder's ReLUs are on, in the order they come; the ReLUs are as they are."""
-    from pack.models.clip_noisy import network
-
-    relu, found = network.relu, []
-
-    def recorded(h):
-        if h.requires_grad:  # references have no graph
-            found.append(h.detach() > 0)
-        return relu(h)
-
-    monkeypatch.setattr(network, "relu", recorded)
-    return found
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guide", ENCODER_GUIDES)
-def test_with_kinks_the_same_holds_where_rounding_flips_none(execute, encoder, models, sides, kind, guide):
-    """The encoder as it is. One flipped ReLU of half a million moves the result by 1e-4 to 1e-2."""
+def test_each_guide_as_it_comes_leaves_images_alone_after_one_step(execute, encoder, models, kind, guide):
+    """Default unit and estimator. The encoder's activation has no corner, at which rounding would tip its gradient."""
     model, vae = models[kind]
     steered = applied(execute, model, guide_of(execute, encoder, guide), vae)
-    shape = sample(execute, model, steps=1, batch=1).shape
-    noise = torch.randn(8, *shape[1:], generator=torch.Generator().manual_seed(1))
-    errors = []
     for sigma in (0.5, 2.0):
-        sides.clear()
-        whole = sample(execute, steered, latent=torch.zeros_like(noise), noise=noise, **one_step_from(kind, sigma))
-        of_batch = [side.unflatten(0, (-1, 8)) for side in sides]  # [views 8 ...]
-        for k in range(8):
-            sides.clear()
-            one = noise[k : k + 1]
-            alone = sample(execute, steered, latent=torch.zeros_like(one), noise=one, **one_step_from(kind, sigma))
-            if all(torch.equal(batch[:, k], side) for batch, side in zip(of_batch, sides, strict=True)):
-                errors.append((whole[k : k + 1] - alone).abs().max() / whole.abs().max())
-    assert len(errors) >= 8  # of 16
-    assert all(error < 1e-5 for error in errors)
+        compare_batch_with_alone(execute, steered, tolerance=1e-5, **one_step_from(kind, sigma))
 
 
 @pytest.fixture
