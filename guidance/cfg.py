@@ -175,6 +175,10 @@ def renoised_scale(strength: float, sigma: float, following: float, flow: bool) 
 
 
 def similarity(mix: Mix) -> Tensor:
-    """Cosine of cond's and uncond's eps, [B]. Near 1 the negative may go (Castillo et al. 2023, arXiv 2312.12487)."""
-    cond, uncond = ((mix.x - part).flatten(1).float() for part in (mix.main, mix.branches[0].reference))
+    """Cosine of cond's and uncond's predicted pictures, [B]. Near 1 the negative may go.
+
+    Adaptive Guidance (Castillo et al. 2023, arXiv 2312.12487) compares eps. At much noise both eps are the noise
+    itself, whatever the condition; their pictures begin apart and grow alike.
+    """
+    cond, uncond = (part.flatten(1).float() for part in (mix.main, mix.branches[0].reference))
     return torch.nn.functional.cosine_similarity(cond, uncond, dim=1)

@@ -126,14 +126,17 @@ class CFGCombiner(GuidanceNode):
         cls,
         model: Any,
         conditions: dict[str, Condition],
-        method: dict[str, Any],
         negative: Any | None = None,
+        method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         wired = [condition for condition in conditions.values() if condition is not None]
         with about("conditions"):
             if not wired:
                 raise ValueError("at least one condition is needed; connect CFG Condition")
-        guider = CombinedGuider(model, wired, negative, plan_from(method))
+        with about("method"):
+            plan = plan_from(method)
+        with about("model, conditions and negative"):
+            guider = CombinedGuider(model, wired, negative, plan)
         lines = {f"condition {k + 1}": _scale_of(condition, k == 0) for k, condition in enumerate(wired)}
         sampling = model.get_model_object("model_sampling")
         panel = Panel("effective scale", AXIS, {name: scale_curve(sampling, scale) for name, scale in lines.items()})
@@ -155,7 +158,7 @@ class CFGPatch(GuidanceNode):
             description="A form of CFG, or a schedule of its scale, for KSampler and every other sampler.",
             search_aliases=["APG", "rescale CFG", "CFG++", "CFG-Zero", "interval", "CFG schedule", "thresholding"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Any model. CFG Patches before it add their methods."),
                 method_input(),
                 io.Float.Input(
                     "guidance_scale",
@@ -174,16 +177,17 @@ class CFGPatch(GuidanceNode):
     def run(
         cls,
         model: Any,
-        method: dict[str, Any],
         guidance_scale: float,
         start_percent: float,
         end_percent: float,
         curve: str,
+        method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         with about("guidance_scale, start_percent, end_percent or curve"):
             weight = Weight(guidance_scale, start_percent, end_percent, curve)
         own = guidance_scale == OWN_SCALE
-        plan = plan_from(method)
+        with about("method"):
+            plan = plan_from(method)
         if not (own and weight == Weight(OWN_SCALE)):
             plan = plan + Plan(scale=weight)
         with about("method"):

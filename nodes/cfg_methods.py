@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -94,13 +94,24 @@ METHODS: dict[str, Choice] = {
         lambda low, high: Plan((Bands(low, high),)),
     ),
     "perp-neg": Choice(
-        (_share("strength", 1.0, "For conditions of negative scale: how much of the wanted one they can't touch."),),
+        (
+            _share(
+                "strength",
+                1.0,
+                "For conditions of negative scale: how much of the wanted one they can't touch. In CFG Combiner.",
+            ),
+        ),
         lambda strength: Plan((PerpNeg(strength),)),
     ),
     "magnitude-aware (MAMBO-G)": Choice(
         (
             io.Float.Input(
-                "alpha", default=8.0, min=0.0, max=100.0, step=0.1, tooltip="How fast large pushes fade. 0: plain CFG."
+                "alpha",
+                default=8.0,
+                min=0.0,
+                max=100.0,
+                step=0.1,
+                tooltip="How fast large pushes fade: about 8 for flows, 20 to 100 for eps models. 0: plain CFG.",
             ),
         ),
         lambda alpha: Plan((MagnitudeAware(alpha),)),
@@ -138,7 +149,14 @@ def method_input() -> Any:
     )
 
 
-def plan_from(method: dict[str, Any]) -> Plan:
-    """Of the widget's value: the name under "method", and the widgets of that method beside it."""
+def plan_from(method: dict[str, Any] | None) -> Plan:
+    """Of the widget's value: the name under "method", and the widgets of that method beside it.
+
+    Raises ValueError without one: the host drops names that it doesn't know.
+    """
+    if method is None:
+        raise ValueError(f"there is no such method; there are {', '.join(METHODS)}")
+    name = method["method"]
     values = {key: value for key, value in method.items() if key != "method"}
-    return METHODS[method["method"]].plan(**values)
+    plan = METHODS[name].plan(**values)
+    return plan if plan == Plan() else replace(plan, names=(name,))

@@ -44,7 +44,7 @@ def _panel(panel: Panel, width: int, height: int) -> Image.Image:
     points = [point for line in panel.lines.values() for point in line]
     box = (MARGIN, 24 + 13 * len(panel.lines), width - 12, height - MARGIN + 12)
     draw.rectangle(box, outline="#999999")
-    draw.text(((box[0] + box[2]) / 2, height - 18), panel.x_name, fill="black", font=font, anchor="mm")
+    draw.text(((box[0] + box[2]) / 2, height - 9), panel.x_name, fill="black", font=font, anchor="mm")
     if not points:
         return picture
     ranges = [_range([point[axis] for point in points]) for axis in (0, 1)]

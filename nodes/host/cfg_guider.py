@@ -135,7 +135,7 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         if self.second_models:  # loaded together with the main model, so neither pushes the other out
             self.model_patcher = patcher.clone()
             self.model_patcher.set_additional_models(KEY, self.second_models)
-        self.run = begin(self, sigmas, self.plan, combined=True)
+        self.run = begin(self, sampler, sigmas, self.plan, combined=True)
         options: Any = self.model_options
         options[KEY] = self.run
         try:
@@ -151,7 +151,7 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         network = self.model_patcher.model.diffusion_model
         if perturbed and not isinstance(network, UNetModel):
             raise ValueError(
-                "the reference 'perturbed self' changes the self-attention of the host's U-Nets (SD1.5, SDXL), and "
+                "CFG Combiner: the reference 'perturbed self' changes the self-attention of the host's U-Nets (SD1.5, SDXL), and "
                 f"this model is a {type(network).__name__}; choose another reference"
             )
 
@@ -244,6 +244,9 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         forced = {self.parts[0].prediction}  # what methods and other nodes measure against
         if options.get("disable_cfg1_optimization") and self.conds.get("negative"):
             forced.add(NEGATIVE_PREDICTION)  # another node reads it
+        if self.plan.reads_references:
+            pairs = zip(self.parts, scales, strict=True)
+            forced |= {p.reference for k, (p, s) in enumerate(pairs) if p.reference is not None and s != float(k == 0)}
         counting = {e for e in totals if e in masked or not math.isclose(totals[e], 0.0, abs_tol=1e-9)}
         return sorted(
             counting | forced, key=lambda e: (e != self.parts[0].prediction, e != NEGATIVE_PREDICTION, str(e))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...guidance.cfg import OUTPUTS, RESULT, Branch, Memory, Method, Mix, combine, renoised_scale, similarity
+from ...guidance.cfg import BRANCHES, OUTPUTS, RESULT, Branch, Memory, Method, Mix, combine, renoised_scale, similarity
 from ...guidance.tensors import append_dims
 from ...guidance.weight import Weight
 from .run_state import Course, progress_function
@@ -28,6 +29,7 @@ class Plan:
     """What is to be done with CFG in a run: methods of the formula, and what belongs to the run around it."""
 
     methods: tuple[Method, ...] = ()
+    names: tuple[str, ...] = ()  # of the methods, as the user knows them
     pixels_only: bool = False  # one of the methods needs samples in [-1, 1]
     renoised: float | None = None  # CFG++'s strength
     zero_init: float = 0.0  # share of the steps, from the first, that a flow stands still
@@ -36,16 +38,13 @@ class Plan:
 
     def __add__(self, other: Plan) -> Plan:
         """Raises ValueError where both set the same thing."""
-        twice = {type(method) for method in self.methods} & {type(method) for method in other.methods}
-        names = sorted(kind.__name__ for kind in twice)
-        names += ["CFG++"] * (self.renoised is not None and other.renoised is not None)
-        names += ["zero-init"] * (self.zero_init > 0 and other.zero_init > 0)
-        names += ["adaptive skip"] * (self.skip_above < 1 and other.skip_above < 1)
+        names = [name for name in self.names if name in other.names]
         names += ["the guidance scale"] * (self.scale is not None and other.scale is not None)
         if names:
             raise ValueError(f"{', '.join(names)} is set twice, by this node and by one before it; remove one")
         return Plan(
             self.methods + other.methods,
+            self.names + other.names,
             self.pixels_only or other.pixels_only,
             other.renoised if self.renoised is None else self.renoised,
             max(self.zero_init, other.zero_init),
@@ -58,6 +57,11 @@ class Plan:
         """Whether predictions are put together in another way than the host's."""
         return any(not method.neutral for method in self.methods) or self.skip_above < 1
 
+    @property
+    def reads_references(self) -> bool:
+        """Whether a method looks at the references themselves, not at the sum alone."""
+        return any(method.STAGE in BRANCHES and not method.neutral for method in self.methods)
+
 
 @dataclass
 class CFGRun(Course):
@@ -65,6 +69,7 @@ class CFGRun(Course):
 
     plan: Plan
     flow: bool
+    from_noise: bool  # begins at the model's largest sigma
     combined: bool  # the CFG Combiner does it all, the patch nothing
     memory: Memory = field(default_factory=dict)
     skipping: Tensor | None = None  # [B] bool
@@ -76,8 +81,8 @@ class CFGRun(Course):
         return weight.above(1.0, self.progress_of(sigma))
 
     def stands_still(self, sigma: float) -> bool:
-        """Zero-init (CFG-Zero*, alg. 1): the first steps have no velocity."""
-        return self.index(sigma) < math.floor(self.plan.zero_init * (len(self.sigmas) - 1) + 0.5)
+        """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity."""
+        return self.from_noise and self.index(sigma) < math.floor(self.plan.zero_init * (len(self.sigmas) - 1) + 0.5)
 
     @property
     def all_skip(self) -> bool:
@@ -110,29 +115,38 @@ def slope_of(sampling: Any, sigma: Tensor) -> Tensor:
     return OUTPUTS[kind](sigma.float() / float(getattr(sampling, "sigma_data", 1.0)))
 
 
-def begin(guider: Any, sigmas: Tensor, plan: Plan, combined: bool) -> CFGRun:
-    """A fresh state. Raises ValueError for plans that don't fit the model, and where the CFG function is taken."""
+def begin(guider: Any, sampler: Any, sigmas: Tensor, plan: Plan, combined: bool) -> CFGRun:
+    """A fresh state. Raises ValueError for plans that don't fit model or sampler, and for a taken CFG function."""
     sampling = guider.model_patcher.get_model_object("model_sampling")
     flow = is_flow(sampling)
+    node = "CFG Combiner" if combined else "CFG Patch"
     if plan.zero_init and not flow:
-        raise ValueError("zero_init holds a flow still, and this model is none; set zero_init to 0")
+        raise ValueError(f"{node}: zero_init holds a flow still, and this model is none; set zero_init to 0")
+    if plan.zero_init and "cfg_pp" in getattr(getattr(sampler, "sampler_function", None), "__name__", ""):
+        raise ValueError(
+            f"{node}: at the steps of zero_init nothing is predicted, which cfg_pp samplers need; set zero_init to 0, "
+            "or use another sampler"
+        )
     if plan.pixels_only and not is_pixel_model(guider.model_patcher):
         raise ValueError(
-            "dynamic threshold is for models on pixels, whose samples lie in [-1, 1]; on latents use mimic threshold"
+            f"{node}: dynamic threshold is for models on pixels, whose samples lie in [-1, 1]; on latents use mimic "
+            "threshold"
         )
     if combined or plan.formula:
-        _refuse_taken_slot(guider.model_options)
-    return CFGRun([float(sigma) for sigma in sigmas], progress_function(sampling), plan, flow, combined)
+        _refuse_taken_slot(guider.model_options, node)
+    levels = [float(sigma) for sigma in sigmas]
+    from_noise = bool(levels) and levels[0] >= 0.99 * float(sampling.sigma_max)
+    return CFGRun(levels, progress_function(sampling), plan, flow, from_noise, combined)
 
 
-def _refuse_taken_slot(options: dict[str, Any]) -> None:
+def _refuse_taken_slot(options: dict[str, Any], node: str) -> None:
     taken = options.get("sampler_cfg_function")
     if taken is not None:
         owner = getattr(taken, "__qualname__", type(taken).__name__).split(".")[0]
-        module = getattr(taken, "__module__", "unknown").split(".")[-1]
+        module = re.split(r"[\\/]", getattr(taken, "__module__", "unknown"))[-1]
         raise ValueError(
-            f"the model's one CFG function is already taken by {owner} ({module}), which would be lost; remove that "
-            "node, or choose the same method here and leave it out there"
+            f"{node}: the model's one CFG function is already taken by {owner} ({module}), which would be lost; remove "
+            f"that node, or choose the same method in {node} and leave it out there"
         )
 
 
@@ -163,7 +177,7 @@ def _around_run(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigm
     if combined:
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
     _refuse_other_guiders(guider, plan)
-    guider.model_options[KEY] = begin(guider, sigmas, plan, combined=False)
+    guider.model_options[KEY] = begin(guider, sampler, sigmas, plan, combined=False)
     try:
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
     finally:

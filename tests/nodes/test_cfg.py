@@ -545,6 +545,42 @@ def test_a_condition_that_makes_no_sense_is_refused_in_one_sentence(execute, con
     assert "CFG Condition (Guidance_CFGCondition), input '" in str(caught.value)
 
 
+def test_a_method_that_does_not_exist_is_refused(execute, models):
+    """The host drops the value."""
+    with pytest.raises(ValueError, match="'method': there is no such method.*APG"):
+        execute("Guidance_CFGPatch", model=models["eps"], guidance_scale=0.0)
+
+
+def test_a_negative_that_a_method_reads_is_evaluated_where_weights_cancel(execute, models, conds):
+    """4 (A - N) - 3 (B - N) + N has no N left, but perp-neg looks at A - N and B - N."""
+
+    def at(scale):
+        conditions = [condition(execute, conds["star"], 4.0), condition(execute, conds["red"], scale)]
+        return guided(combiner(execute, models["eps"], conditions, conds[""], "perp-neg"))
+
+    below, there, above = at(-3.001), at(-3.0), at(-2.999)
+    assert (there - above).abs().max() < 0.05
+    assert (below - above).abs().max() < 0.1
+
+
+def test_zero_init_waits_for_pure_noise(execute, models, conds):
+    """A run that begins in the middle is not held: nothing changes there."""
+    import comfy.samplers
+
+    flow = models["flow"]
+    sigmas = comfy.samplers.calculate_sigmas(flow.get_model_object("model_sampling"), "normal", 8)[4:]
+    settings = {"strength": 0.0, "zero_init": 0.5}
+    held = ksampler(patch(execute, flow, "CFG-Zero*", settings=settings), conds["star"], conds[""], 3.0, sigmas=sigmas)
+    assert torch.equal(held, ksampler(flow, conds["star"], conds[""], 3.0, sigmas=sigmas))
+
+
+def test_zero_init_and_samplers_that_read_the_negative_are_refused_together(execute, models, conds):
+    settings = {"strength": 1.0, "zero_init": 0.5}
+    model = patch(execute, models["flow"], "CFG-Zero*", settings=settings)
+    with pytest.raises(ValueError, match="CFG Patch: at the steps of zero_init.*cfg_pp"):
+        ksampler(model, conds["star"], conds[""], 3.0, sampler="euler_cfg_pp")
+
+
 def test_an_empty_list_of_conditions_is_refused(execute, models):
     with pytest.raises(ValueError, match="'conditions': at least one condition"):
         combiner(execute, models["eps"], [])
@@ -565,7 +601,7 @@ def test_a_patch_with_a_scale_and_no_negative_is_refused(execute, models, conds)
 
 
 def test_the_same_method_twice_is_refused(execute, models):
-    with pytest.raises(ValueError, match="Rescale is set twice"):
+    with pytest.raises(ValueError, match="rescale is set twice"):
         patch(execute, patch(execute, models["eps"], "rescale"), "rescale")
 
 

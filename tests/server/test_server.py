@@ -166,28 +166,32 @@ SUBSTITUTES = {
     "golden retriever": "heart",
     "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
+    "a photograph of a house by the sea": "star",
     64: 32,
     256: 64,
     512: 32,
+    1024: 32,
 }
+FLOWS = ("sd3", "flux")  # how names of flow checkpoints begin
 LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "CLIPVisionLoader", "Guidance_EncoderFromClipVision")
 
 
 def on_shipped_models(prompt):
-    """A workflow for SD1.5 with its loader and text nodes replaced by the pack's latent model; the rest as it is."""
+    """A workflow with loaders of weights that we don't ship on our latent or flow model; the rest as it is."""
     replaced = {}
     for key, node in prompt.items():
         kind, inputs = node["class_type"], node["inputs"]
         if kind == "CheckpointLoaderSimple":
+            space = "flow" if inputs["ckpt_name"].startswith(FLOWS) else "latent"
             wanted = {
-                "model_name": "scenes_latent.safetensors",
+                "model_name": f"scenes_{space}.safetensors",
                 "clip_denoised": True,
                 "schedule": "auto",
                 "heads": "auto",
             }
             replaced[key] = {"class_type": "Guidance_LoadModel", "inputs": wanted}
         elif kind == "CLIPTextEncode":
-            wanted = {"model": [inputs["clip"][0], 0], "class_label": ""}
+            wanted = {"model": [inputs["clip"][0], 0], "class_label": SUBSTITUTES.get(inputs["text"], "")}
             replaced[key] = {"class_type": "Guidance_ClassConditioning", "inputs": wanted}
         elif kind == "Guidance_EncoderFromClipVision":
             wanted = {"encoder_name": "scenes_clip.safetensors", "activation": "auto"}
