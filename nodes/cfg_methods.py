@@ -98,7 +98,7 @@ METHODS: dict[str, Choice] = {
             _share(
                 "strength",
                 1.0,
-                "For conditions of negative scale: how much of the wanted one they can't touch. In CFG Combiner.",
+                "In CFG Combiner, for negative scales: how much of the wanted one they can't touch.",
             ),
         ),
         lambda strength: Plan((PerpNeg(strength),)),

@@ -151,8 +151,8 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         network = self.model_patcher.model.diffusion_model
         if perturbed and not isinstance(network, UNetModel):
             raise ValueError(
-                "CFG Combiner: the reference 'perturbed self' changes the self-attention of the host's U-Nets (SD1.5, SDXL), and "
-                f"this model is a {type(network).__name__}; choose another reference"
+                "CFG Combiner: the reference 'perturbed self' changes the self-attention of the host's U-Nets (SD1.5, "
+                f"SDXL), and this model is a {type(network).__name__}; choose another reference"
             )
 
     def inner_sample(
