@@ -46,7 +46,7 @@ class Models:
         checkpoint = load_checkpoint(DEMO / "models" / name, "model")
         network = checkpoint.build()
         network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()})
-        self.no_class = checkpoint.facts.no_class
+        self.no_class = checkpoint.facts.no_class or 0
         return network.eval()
 
     def semantic(self, z_sem: Tensor) -> Predict:

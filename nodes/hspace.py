@@ -214,7 +214,14 @@ class DiscoverHSpace(GuidanceNode):
                     tooltip="contrast: positive less negative. pca: principal components of samples of positive.",
                 ),
                 io.Conditioning.Input("positive", tooltip="What the direction leads to; with pca what is sampled."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Of the noise; sample i has seed + i.",
+                ),
                 io.Int.Input("samples", default=16, min=2, max=512, tooltip="Pictures to learn from."),
                 io.Int.Input(
                     "components", default=4, min=1, max=16, tooltip="With pca: how many are shown on the sheet."

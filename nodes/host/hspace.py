@@ -24,6 +24,7 @@ BOTH, COND, UNCOND = "both", "cond", "uncond"
 ADM_FAMILY, DDPM_FAMILY = "ADM", "DDPM"
 DIRECTION, DELTA_BLOCK = "direction", "delta block"
 SIDES = {BOTH: (0, 1), COND: (0,), UNCOND: (1,)}
+VIDEO = ("time_context", "num_video_frames", "image_only_indicator")  # what the host hands to each block of SVD
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     halves = _pixel_halves if isinstance(network, PixelNetwork) else _unet_halves
     dicts = (part for part in (kwargs.get("control"), *args) if isinstance(part, dict) and part is not options)
     control = next(dicts, None)
-    plain, decode = halves(network, evaluate, options, control)
+    video = {name: kwargs[name] for name in VIDEO if name in kwargs}
+    plain, decode = halves(network, evaluate, options, control, video)
     symmetric = [job for job in work if not job.asymmetric]
     result = plain
     if symmetric:
@@ -261,7 +263,11 @@ Decode = Callable[[ChangeH], Tensor]
 
 
 def _pixel_halves(
-    network: Any, evaluate: Callable[[dict[str, Any]], Tensor], options: dict[str, Any], control: Any
+    network: Any,
+    evaluate: Callable[[dict[str, Any]], Tensor],
+    options: dict[str, Any],
+    control: Any,
+    video: dict[str, Any],
 ) -> tuple[Tensor, Decode]:
     """Our networks: the encoder half once, the decoder half as often as wanted."""
     halves: dict[str, Any] = {}
@@ -270,7 +276,11 @@ def _pixel_halves(
 
 
 def _unet_halves(
-    network: Any, evaluate: Callable[[dict[str, Any]], Tensor], options: dict[str, Any], control: Any
+    network: Any,
+    evaluate: Callable[[dict[str, Any]], Tensor],
+    options: dict[str, Any],
+    control: Any,
+    video: dict[str, Any],
 ) -> tuple[Tensor, Decode]:
     """The host's U-Net: its own pass, recorded, and its output blocks again with every other output patch."""
     seen: dict[str, Any] = {"skips": []}
@@ -300,7 +310,7 @@ def _unet_halves(
     def decode(change: ChangeH) -> Tensor:
         if "emb" not in seen:
             return _second_pass(evaluate, options, others, change, control, kept)
-        return _output_half(network, change(seen["h"], seen["emb"]).to(seen["h"]), seen, others)
+        return _output_half(network, change(seen["h"], seen["emb"]).to(seen["h"]), seen, others, video)
 
     return plain, decode
 
@@ -309,7 +319,7 @@ def options_now(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments.get("transformer_options", {})
 
 
-def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence[Any]) -> Tensor:
+def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence[Any], video: dict[str, Any]) -> Tensor:
     """The output blocks as `UNetModel._forward` runs them, on recorded skips."""
     options = {**seen["options"], "transformer_index": seen["index"]}
     skips, dtype = seen["skips"], seen["x"].dtype
@@ -321,7 +331,7 @@ def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence
         if skip is not None:
             h = torch.cat([h, skip], dim=1)
         shape = skips[place + 1].shape if place + 1 < len(skips) else None
-        h = forward_timestep_embed(module, h, seen["emb"], seen["context"], options, shape)
+        h = forward_timestep_embed(module, h, seen["emb"], seen["context"], options, shape, **video)
     return network.out(h.type(dtype))
 
 

@@ -8,13 +8,16 @@ import time
 import golden_files
 import numpy as np
 import pytest
+import torch
 import websocket
 from conftest import ROOT, host_folder
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bench.host_server import HostError
 from models.adm import network
+from models.asyrp.network import DeltaConfig, delta_block
 from training.scenes import CLASS_NAMES
 
 pytestmark = pytest.mark.server
@@ -163,10 +166,15 @@ SUBSTITUTES = {
     "64x64_diffusion.pt": "scenes_unet.safetensors",
     "64x64_classifier.pt": "scenes_classifier.safetensors",
     "64_256_upsampler.pt": "random_upsampler.safetensors",
+    "celeba_hq.ckpt": "scenes_unet.safetensors",
+    "smiling_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth": "random_delta_block.pth",
+    "ffhq256_autoenc_latent.safetensors": "scenes_diffae.safetensors",
+    "ffhq256_autoenc_cls.safetensors": "random_attributes.safetensors",
     "golden retriever": "heart",
     "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
     "a photograph of a house by the sea": "star",
+    "a portrait photograph of a smiling person": "star",
     64: 32,
     256: 64,
     512: 32,
@@ -244,6 +252,31 @@ def random_upsampler(server):
 
 
 @pytest.fixture(scope="module")
+def random_delta_block(server):
+    """Random weights in the form of Asyrp's files, as wide as our U-Net."""
+    with safe_open(ROOT / "models" / "demo" / "models" / "scenes_unet.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    width = config["model_channels"]
+    block = delta_block(DeltaConfig(width * config["channel_mult"][-1], 4 * width, norm_first=True))
+    state = golden_files.fill(block, "delta.").state_dict()
+    folder = server.base / "models" / "guidance_directions"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"0": {f"layer_0.{key}": value for key, value in state.items()}, "optimizer": {}, "scheduler": {}}
+    torch.save(content, folder / "random_delta_block.pth")
+
+
+@pytest.fixture(scope="module")
+def random_attributes(server):
+    """Random weights in the form of DiffAE's classifiers, as wide as our codes."""
+    with safe_open(ROOT / "models" / "demo" / "models" / "scenes_diffae.safetensors", "pt") as file:
+        width = json.loads(file.metadata()["config"])["semantic"]
+    folder = server.base / "models" / "guidance_directions"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {"classifier.weight": golden_files.draw((40, width), 4), "classifier.bias": golden_files.draw((40,), 5)}
+    save_file(weights, folder / "random_attributes.safetensors")
+
+
+@pytest.fixture(scope="module")
 def example_picture(server):
     """The picture that every ComfyUI ships, in the server's own input folder."""
     (server.base / "input").mkdir(exist_ok=True)
@@ -251,7 +284,9 @@ def example_picture(server):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_every_api_workflow_runs_and_saves_a_picture(server, random_upsampler, example_picture, path):
+def test_every_api_workflow_runs_and_saves_a_picture(
+    server, random_upsampler, random_delta_block, random_attributes, example_picture, path
+):
     prompt = json.loads(path.read_text("utf-8"))
     foreign = any(node["class_type"] in LOADERS for node in prompt.values())
     prompt = on_shipped_models(prompt) if foreign else prompt
