@@ -32,7 +32,7 @@ UNET = Path("models/demo/models/scenes_unet.safetensors")
 
 
 class SemanticLoss:
-    """Balanced eps-MSE of the decoder, given z_sem of the clean picture (DiffAE's eq. 9); `readers` keep it readable."""
+    """Balanced eps-MSE of the decoder, given z_sem of the clean picture (DiffAE's eq. 9), plus what `readers` say."""
 
     def __init__(self, schedule: NoiseSchedule, device: str, readers: Start | None = None):
         self.readers = readers
