@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
 from .host.errors import GuidanceNode, about
 from .host.pixel_model import LOW_RES, class_conditioning, empty_pixels, facts_of, to_pixels
@@ -74,6 +75,8 @@ class ClassConditioning(GuidanceNode):
     def run(cls, model: Any, class_label: str) -> io.NodeOutput:
         facts = facts_of(model)
         names = facts.class_names if facts is not None else ()
+        if facts is not None and not names and not class_label.strip():
+            return io.NodeOutput(class_conditioning([NO_CLASS]))  # guiders want a CONDITIONING of every model
         with about("model"):
             if not names:
                 raise ValueError(

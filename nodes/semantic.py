@@ -323,7 +323,14 @@ class SampleSemantic(GuidanceNode):
             search_aliases=["DiffAE", "latent prior", "unconditional", "few-shot"],
             inputs=[
                 sockets.Codec.Input("codec", tooltip="Of a file with a latent prior."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Code i depends on seed + i alone.",
+                ),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many codes."),
                 io.Int.Input("steps", default=100, min=1, max=1000, tooltip="Of the prior, which is small: cheap."),
                 sockets.SemanticDirection.Input(

@@ -31,3 +31,18 @@ def locate(kind: str, name: str) -> str:
     if path is None:
         raise ValueError(f"there is no file {name!r}; put it into ComfyUI/models/guidance_{kind} and reload the page")
     return path
+
+
+def next_file(kind: str, prefix: str) -> tuple[Path, str]:
+    """A new file in the first folder of a kind, and its name as loaders list it; nothing is overwritten.
+
+    Raises ValueError for names that lead out of the folder.
+    """
+    root = folder_paths.get_folder_paths(f"guidance_{kind}")[0]
+    Path(root).mkdir(parents=True, exist_ok=True)
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    except Exception as error:  # the host raises nothing narrower
+        raise ValueError(f"{prefix!r} leads out of the folder guidance_{kind}; choose a name within it") from error
+    path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+    return path, str(Path(subfolder) / path.name)

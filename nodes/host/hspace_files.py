@@ -5,29 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from safetensors.torch import save_file
 
 from ...models.asyrp import read_blocks
 from ...models.state_dict import CheckpointError, read
+from .folders import next_file
 from .hspace import DIRECTION, Edit, direction_edit, network_edit
 
 KIND = "hspace_edit"
-FOLDER = "guidance_directions"
 
 
 def save_edit(edit: Edit, prefix: str) -> str:
     """Writes an edit where Load HSpace Direction finds it; nothing is overwritten. The file's name."""
-    root = folder_paths.get_folder_paths(FOLDER)[0]
-    Path(root).mkdir(parents=True, exist_ok=True)
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    path, name = next_file("directions", prefix)
     record = {"kind": KIND, "form": edit.kind, "name": edit.name, "model": edit.model, "fingerprint": edit.fingerprint}
     if edit.trained_steps is not None:
         record["trained_steps"] = str(edit.trained_steps)
-    path = Path(folder) / f"{name}_{counter:05}_.safetensors"
     save_file({key: value.float().cpu().contiguous() for key, value in edit.tensors.items()}, path, record)
-    return str(Path(subfolder) / path.name)
+    return name
 
 
 def load_edits(path: str, train_steps: int) -> list[Edit]:

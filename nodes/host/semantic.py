@@ -11,7 +11,6 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
-import folder_paths
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,13 +25,13 @@ from ...models.denoiser import NoiseSchedule
 from ...models.diffae import DIFFAE, STATISTICS, codec_of
 from ...models.diffae.attributes import CELEBA
 from ...models.state_dict import CheckpointError, read
+from .folders import next_file
 from .gradients import WholePatcher
 from .pixel_model import COLOURS, Z_SEM, to_pixels
 
 PRIOR_SCHEDULE = "const0.008"
 ROUNDS = 200  # candidates for each picture of a few-shot batch
 KIND = "semantic_direction"  # metadata "kind" of a direction's file
-DIRECTIONS = "guidance_directions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +62,13 @@ class Direction:
 
     def save(self, prefix: str) -> str:
         """Writes it where Load Semantic Direction finds it; nothing is overwritten. The file's name."""
-        root = folder_paths.get_folder_paths(DIRECTIONS)[0]
-        Path(root).mkdir(parents=True, exist_ok=True)
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        path, name = next_file("directions", prefix)
         tensors = {"weight": self.line.weight, "bias": torch.tensor([self.line.bias])}
         tensors |= {key: value for key, value in (("mean", self.mean), ("std", self.std)) if value is not None}
         record = {"kind": KIND, "name": self.name, "method": self.method}
         record |= {"fingerprint": self.fingerprint, "owner": self.owner}
-        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         save_file({key: value.float().cpu().contiguous() for key, value in tensors.items()}, path, record)
-        return str(Path(subfolder) / path.name)
+        return name
 
 
 class Codec:

@@ -269,6 +269,17 @@ def test_more_steps_than_the_chain_has_are_refused(sample):
     refused(lambda: sample(steps=1001), "input 'steps'", "1 to 1000")
 
 
+def test_a_pixel_model_without_classes_gets_a_conditioning_that_says_nothing(execute, loaded, monkeypatch):
+    """Guiders want one of every model."""
+    from dataclasses import replace
+
+    inner = loaded[0].model
+    monkeypatch.setattr(inner, "facts", replace(inner.facts, class_names=()))
+    (positive,) = execute("Guidance_ClassConditioning", model=loaded[0], class_label="")
+    assert len(positive) == 1
+    refused(lambda: execute("Guidance_ClassConditioning", model=loaded[0], class_label="3"), "'model'", "no classes")
+
+
 def test_classes_for_a_model_without_classes_are_refused(execute, comfy):
     class Plain:
         model = object()

@@ -177,3 +177,8 @@ def test_an_error_is_one_sentence_that_names_node_and_input(case, loaded, direct
     message = str(error.value)
     assert message.startswith(f"{title} ({node_id}), input '{wrong}': ")
     assert "\n" not in message and ". " not in message
+
+
+def test_a_direction_is_not_saved_outside_its_folder(direction, execute):
+    with pytest.raises(ValueError, match="input 'filename_prefix': '../../away' leads out of the folder"):
+        execute("Guidance_SaveSemanticDirection", direction=direction, filename_prefix="../../away")
