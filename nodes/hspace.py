@@ -129,7 +129,7 @@ class HSpaceEdit(GuidanceNode):
             "a step costs the decoder half once more.",
             search_aliases=["Asyrp", "h-space", "bottleneck", "semantic dial", "slider", "attribute"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
                 sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
                 io.Float.Input(
                     "strength",
