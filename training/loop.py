@@ -116,7 +116,8 @@ class Run:
             tensors, record = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
         if "progress" not in record:
             self.earlier_images = int(json.loads(record["training"])["images"])
-            self.ema = {key: _wide(value.to(self.device)) for key, value in tensors.items()}
+            own = self.network.state_dict()  # a file may hold more beside the network
+            self.ema = {key: _wide(value.to(self.device)) for key, value in tensors.items() if key in own}
             self.network.load_state_dict(self.ema)
             return
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}

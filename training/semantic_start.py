@@ -31,7 +31,7 @@ CONFIG = DiffAEConfig(
     latent=LatentConfig(hidden=160, layers=6),
 )
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, seed=6, ema=0.998)
-OUT = "models/demo/models/semantic_start.safetensors"
+OUT = "training/semantic_start.safetensors"  # not shipped to users: it is needed to go on with the training
 
 
 class Start(nn.Module):
