@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cfg, guides, hspace, loaders, pictures, pixels, samplers, sampling, semantic, steering
+from . import cfg, guides, hspace, loaders, pictures, pixels, samplers, sampling, semantic, semantic_loaders, steering
 from .host.folders import register_folders
 
 
@@ -17,6 +17,7 @@ class GuidanceExtension(ComfyExtension):
             *steering.NODES,
             *cfg.NODES,
             *sampling.NODES,
+            *semantic_loaders.NODES,
             *semantic.NODES,
             *hspace.NODES,
             *samplers.NODES,

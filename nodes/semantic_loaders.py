@@ -1,0 +1,96 @@
+"""Loading diffusion autoencoders and directions of meaning."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..models.diffae import decoder_of
+from ..models.diffae.attributes import CELEBA
+from ..models.registry import load_checkpoint
+from . import sockets
+from .host.errors import GuidanceNode, about
+from .host.folders import choices, locate
+from .host.pixel_model import clamp_denoised, load_pixel_model, pixel_vae
+from .host.semantic import Codec, load_direction
+
+LOADERS = "guidance/loaders"
+
+
+class LoadDiffusionAutoencoder(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadDiffusionAutoencoder",
+            display_name="Load Diffusion Autoencoder",
+            category=LOADERS,
+            description="Loads a diffusion autoencoder: the MODEL that decodes, and the codec that reads and samples "
+            "what pictures mean.",
+            search_aliases=["DiffAE", "semantic encoder", "z_sem"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=choices("models"),
+                    tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
+                )
+            ],
+            outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
+        )
+
+    @classmethod
+    def run(cls, model_name: str) -> io.NodeOutput:
+        with about("model_name"):
+            path = locate("models", model_name)
+            codec = Codec(load_checkpoint(path, "model"))
+            model = load_pixel_model(partial(open_decoder, path))
+        return io.NodeOutput(clamp_denoised(model), codec, pixel_vae())
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str) -> float:
+        return Path(locate("models", model_name)).stat().st_mtime
+
+
+def open_decoder(path: str) -> Any:
+    return decoder_of(load_checkpoint(path, "model"))
+
+
+class LoadSemanticDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadSemanticDirection",
+            display_name="Load Semantic Direction",
+            category=LOADERS,
+            description="Loads a saved direction of meaning, or an attribute of DiffAE's published classifiers.",
+            search_aliases=["DiffAE attribute", "CelebA", "smile"],
+            inputs=[
+                io.Combo.Input(
+                    "direction_name",
+                    options=choices("directions"),
+                    tooltip="A file in ComfyUI/models/guidance_directions.",
+                ),
+                io.Combo.Input(
+                    "attribute",
+                    options=list(CELEBA),
+                    default="Smiling",
+                    advanced=True,
+                    tooltip="Of a published classifier, which knows forty; a saved direction is one already.",
+                ),
+            ],
+            outputs=[sockets.SemanticDirection.Output(display_name="direction")],
+        )
+
+    @classmethod
+    def run(cls, direction_name: str, attribute: str) -> io.NodeOutput:
+        with about("direction_name"):
+            return io.NodeOutput(load_direction(locate("directions", direction_name), attribute))
+
+    @classmethod
+    def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
+        return Path(locate("directions", direction_name)).stat().st_mtime
+
+
+NODES: list[type[io.ComfyNode]] = [LoadDiffusionAutoencoder, LoadSemanticDirection]
