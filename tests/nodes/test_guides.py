@@ -48,25 +48,6 @@ def test_every_guide_lowers_its_loss_on_every_kind_of_model(execute, encoder, mo
     assert last["with"] < last["without"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gradient", ["auto", *ESTIMATORS])
-def test_an_image_of_a_batch_equals_itself_alone_after_one_step(execute, encoder, models, kind, gradient):
-    model, vae = models[kind]
-    guides = text_guide(execute, encoder) + guide_of(execute, encoder, "style")
-    steered = applied(execute, model, guides, vae, gradient=gradient, unit="lambda")
-    # the unguided model itself differs by 1e-5 sigma, 2e-4 from its largest
-    compare_batch_with_alone(execute, steered, tolerance=1e-5, **one_step_from(kind, 0.5))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_holds_after_twenty_steps(execute, encoder, models, kind):
-    """Two guides in their default windows."""
-    model, vae = models[kind]
-    (text,) = execute("Guidance_TextGuide", encoder=encoder, text="a red star")
-    (content,) = execute("Guidance_ContentGuide", encoder=encoder, image=picture())
-    compare_batch_with_alone(execute, applied(execute, model, text + content, vae), tolerance=1e-3, steps=20)
-
-
 def compare_batch_with_alone(execute, model, tolerance, **options):
     for k, error in errors_of_a_batch(execute, model, **options).items():
         assert error < tolerance, (k, error)
@@ -138,7 +119,17 @@ def test_to_the_bit_in_one_step_if_networks_see_one_image_at_a_time(execute, enc
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradient", ["auto", *ESTIMATORS])
+def test_to_the_bit_with_every_estimator(execute, encoder, models, one_by_one, kind, gradient):
+    model, vae = models[kind]
+    guides = text_guide(execute, encoder) + guide_of(execute, encoder, "style")
+    steered = one_by_one(applied(execute, model, guides, vae, gradient=gradient, unit="lambda"))
+    assert set(errors_of_a_batch(execute, steered, **one_step_from(kind, 0.5)).values()) == {0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_to_the_bit_in_twenty_steps_if_networks_see_one_image_at_a_time(execute, encoder, models, one_by_one, kind):
+    """With the networks' own rounding the difference after 20 steps is chaos: up to 1.5e-3, another on every CPU."""
     model, vae = models[kind]
     guides = text_guide(execute, encoder) + guide_of(execute, encoder, "content")
     steered = one_by_one(applied(execute, model, guides, vae))
