@@ -242,7 +242,8 @@ def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
         sys.exit("train NAME: unet, classifier, judge")
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
-    return module(name, *arguments[1:])
+    pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)
+    return module(name, *(str(Path(part).absolute()) if before in PATHS else part for before, part in pairs))
 
 
 def convert(version: str | None, arguments: list[str]) -> int:
@@ -272,6 +273,7 @@ def workflow(version: str | None, arguments: list[str]) -> int:
     return 0
 
 
+PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
 COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "demo": demo,
     "test": test,

@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from guidance.directions import cross_validated, fit_logistic
-from guidance.inversion import stochastic_code
 from guidance.latents import lerp, moved, normalised, sample_prior, slerp
-from guidance.sampling import respaced, sample_ddim
-from guidance.tensors import append_dims
+from guidance.sampling import respaced
 from models.denoiser import NoiseSchedule
 from models.registry import DEMO, load_checkpoint
+from training.codes import SCHEDULE, Predict, decode, encode, in_parts
 from training.scenes import CLASSES, Scenes, draw, render
 
 from . import judge
@@ -30,8 +29,6 @@ from .host_server import PACK
 
 RESULT = PACK / "bench" / "results" / "diffae.json"
 COUNT, STEPS, SEED = 256, 100, 660_013  # no training script uses the seed
-SCHEDULE = NoiseSchedule.named("linear")
-Predict = Callable[[Tensor, Tensor, slice], Tensor]  # (x_t, t [B], rows of the conditions) -> eps
 ATTRIBUTES = list(CLASSES)
 
 
@@ -55,46 +52,6 @@ class Models:
     def plain(self) -> Predict:
         """The U-Net without a class."""
         return lambda x, t, rows: self.unet(x, t, torch.full((len(x),), self.no_class))[:, :3]
-
-
-def denoiser(predict: Predict, rows: slice) -> Callable[[Tensor, Tensor], Tensor]:
-    table = SCHEDULE.sigmas.log()
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        t = (table[None] - sigma.double().log()[:, None]).abs().argmin(1)
-        scaled = x / append_dims(1 + sigma**2, x.ndim) ** 0.5
-        return (x - append_dims(sigma, x.ndim) * predict(scaled, t, rows)).clamp(-1, 1)
-
-    return denoise
-
-
-def levels(steps: int) -> list[float]:
-    return SCHEDULE.sigmas[respaced(f"ddim{steps}")].tolist()
-
-
-def in_parts(work: Callable[[Tensor, slice], Tensor], x: Tensor, size: int = 64) -> Tensor:
-    return torch.cat([work(x[start : start + size], slice(start, start + size)) for start in range(0, len(x), size)])
-
-
-def encode(predict: Predict, images: Tensor, steps: int = STEPS) -> Tensor:
-    """x_T of pictures."""
-    rising = levels(steps)
-
-    def work(part: Tensor, rows: slice) -> Tensor:
-        return stochastic_code(denoiser(predict, rows), part * (1 + rising[0] ** 2) ** 0.5, rising)
-
-    return in_parts(work, images)
-
-
-def decode(predict: Predict, x_T: Tensor, steps: int = STEPS) -> Tensor:  # noqa: N803
-    rising = levels(steps)
-
-    def work(part: Tensor, rows: slice) -> Tensor:
-        denoise = denoiser(predict, rows)
-        start = part * (1 + rising[-1] ** 2) ** 0.5
-        return sample_ddim(lambda x, s: (denoise(x, s), None), start, [*reversed(rising), 0.0], lambda k: start)
-
-    return in_parts(work, x_T)
 
 
 def right(images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -140,9 +97,9 @@ def reconstruction(models: Models) -> dict[str, Any]:
     scenes = held_out()
     semantic, plain = models.semantic(models.diffae.encoder(scenes.image)), models.plain()
     return {
-        "z_sem + x_T": row(decode(semantic, encode(semantic, scenes.image)), scenes),
-        "DDIM inversion of the U-Net": row(decode(plain, encode(plain, scenes.image)), scenes),
-        "z_sem, random x_T": row(decode(semantic, noise(COUNT, 1)), scenes),
+        "z_sem + x_T": row(decode(semantic, encode(semantic, scenes.image, STEPS), STEPS), scenes),
+        "DDIM inversion of the U-Net": row(decode(plain, encode(plain, scenes.image, STEPS), STEPS), scenes),
+        "z_sem, random x_T": row(decode(semantic, noise(COUNT, 1), STEPS), scenes),
     }
 
 

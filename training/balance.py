@@ -15,8 +15,9 @@ class Balance:
 
     BUCKETS = 50
 
-    def __init__(self, steps: int, device: str):
-        self.steps = steps
+    def __init__(self, steps: int, device: str, most: float = 20):
+        """A level counts at most `most` times its share in the plain eps-MSE."""
+        self.steps, self.most = steps, most
         self.typical = torch.ones(self.BUCKETS, device=device)  # running mean of the MSE in each range of t
         self.seen = [0] * self.BUCKETS
 
@@ -26,7 +27,7 @@ class Balance:
         for index, value in zip(bucket.tolist(), mse.detach(), strict=True):
             self.seen[index] += 1
             self.typical[index].lerp_(value, max(0.02, 1 / self.seen[index]))
-        relative = (self.typical.mean() / self.typical[bucket]).clamp(max=20)
+        relative = (self.typical.mean() / self.typical[bucket]).clamp(max=self.most)
         return mse * (0.5 + 0.5 * relative)
 
 

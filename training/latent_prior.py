@@ -1,4 +1,4 @@
-"""Trains the latent prior of a diffusion autoencoder: normalised z_sem of many scenes, by an MLP (DiffAE, sec. 4).
+"""Trains the latent prior of a diffusion autoencoder: normalised z_sem of many pictures, by an MLP (DiffAE, sec. 4).
 
 Reads the autoencoder's file, measures mean and deviation of z_sem, trains `latent_net` with the paper's L1 loss and
 constant betas, and writes the same file with both. Minutes on a CPU: the codes are read once.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
@@ -21,18 +21,17 @@ from models.denoiser import NoiseSchedule
 from models.diffae import parse_config
 from models.diffae.network import SemanticCodec
 
-from .diffae import SHIPPED
+from .loop import replace_file
 from .scenes import draw, render
+
+SHIPPED = Path("models/demo/models/scenes_diffae.safetensors")
 
 BATCH, LEARNING_RATE, EMA = 256, 1e-3, 0.999
 
 
-def read_codes(encoder: nn.Module, count: int, seed: int = 8) -> Tensor:
-    """z_sem of fresh scenes, [count D]."""
+def fresh_scenes(count: int, seed: int = 8) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        parts = [encoder(render(draw(250, generator)).image) for _ in range(count // 250)]
-    return torch.cat(parts)
+    return (render(draw(250, generator)).image for _ in range(count // 250))
 
 
 def train_prior(network: nn.Module, codes: Tensor, minutes: float) -> dict[str, Tensor]:
@@ -61,25 +60,32 @@ def train_prior(network: nn.Module, codes: Tensor, minutes: float) -> dict[str, 
     return ema
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--autoencoder", type=Path, default=Path(SHIPPED))
-    parser.add_argument("--out", type=Path, default=Path(SHIPPED))
-    parser.add_argument("--codes", type=int, default=40_000)
-    parser.add_argument("--minutes", type=float, default=4.0)
-    given = parser.parse_args()
+def add_prior(autoencoder: Path, out: Path, images: Iterable[Tensor], minutes: float) -> None:
+    """Reads the codes of `images` (batches [B 3 H W] in [-1, 1]), trains the prior and writes the completed file."""
     torch.manual_seed(7)
-    with safe_open(given.autoencoder, "pt") as file:
+    with safe_open(autoencoder, "pt") as file:
         state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
     codec = SemanticCodec(parse_config(json.loads(metadata["config"])))
     codec.encoder.load_state_dict({k.removeprefix("encoder."): v.float() for k, v in state.items() if "encoder." in k})
-    codes = read_codes(codec.encoder.eval(), given.codes)
+    codec.encoder.eval()
+    with torch.no_grad():
+        codes = torch.cat([codec.encoder(part) for part in images])
     mean, std = codes.mean(0, keepdim=True), codes.std(0, keepdim=True)
-    ema = train_prior(codec.latent_net, (codes - mean) / std, given.minutes)
+    ema = train_prior(codec.latent_net, (codes - mean) / std, minutes)
     state |= {f"latent_net.{key}": value.half() for key, value in ema.items()}
     state |= {"conds_mean": mean, "conds_std": std}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous().clone() for key, value in state.items()}, given.out, metadata)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file({key: value.contiguous().clone() for key, value in state.items()}, out, metadata)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--autoencoder", type=Path, default=SHIPPED)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--codes", type=int, default=40_000)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    given = parser.parse_args()
+    add_prior(given.autoencoder, given.out, fresh_scenes(given.codes), given.minutes)
 
 
 if __name__ == "__main__":

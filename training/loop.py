@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from .scenes import Scenes, draw, render
 
-Loss = Callable[[nn.Module, Scenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]]  # scalar, and what to report
+Batches = Callable[[int, torch.Generator], Iterator[Any]]  # endless; batches of so many pictures
+Loss = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, Tensor]]]  # scalar, and what to report
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def zero_outputs(network: nn.Module) -> None:
                 nn.init.zeros_(parameter)
 
 
-def arguments(out: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
-    """Command line of a training script: the recipe may be changed, a file to resume from named."""
+def arguments(
+    out: str, recipe: Recipe, more: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+) -> tuple[Recipe, argparse.Namespace]:
+    """Command line of a training script: the recipe may be changed, a file to resume from named; `more` adds to it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--resume", type=Path, help="a shipped file or a .resume file of an earlier run")
@@ -81,13 +84,15 @@ def arguments(out: str, recipe: Recipe) -> tuple[Recipe, argparse.Namespace]:
     parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")
     parser.add_argument("--commit", default=_commit(), help="for the record, where the scripts lie outside a clone")
     parser.add_argument("--minutes", type=float, default=math.inf, help="length of the run, resumed parts included")
-    for field in ("images", "batch", "seed"):
+    parser.add_argument("--count", type=int, default=recipe.images, help="length of the run in pictures seen")
+    for field in ("batch", "seed"):
         parser.add_argument(f"--{field}", type=int, default=getattr(recipe, field))
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
     parser.add_argument("--ema", type=float, default=recipe.ema)
+    more(parser)
     given = parser.parse_args()
-    changed = {key: getattr(given, key) for key in ("images", "batch", "seed", "learning_rate", "ema")}
-    return replace(recipe, **changed), given
+    changed = {key: getattr(given, key) for key in ("batch", "seed", "learning_rate", "ema")}
+    return replace(recipe, images=given.count, **changed), given
 
 
 @dataclass
@@ -156,14 +161,21 @@ class Run:
         }
         half = {key: value.half() if value.is_floating_point() else value for key, value in self.ema.items()}
         half = {key: value.contiguous().cpu() for key, value in half.items()}
-        save_file(half, path, {**self.metadata, "training": json.dumps(record)})
+        replace_file(half, path, {**self.metadata, "training": json.dumps(record)})
         tensors = {f"network/{key}": value for key, value in self.network.state_dict().items()}
         tensors |= {f"ema/{key}": value for key, value in self.ema.items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
         progress = {"step": self.step, "seconds": self.seconds, "earlier_images": self.earlier_images}
         tensors = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
-        save_file(tensors, path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
+        replace_file(tensors, path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
+
+
+def replace_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Written beside and renamed: a process killed here leaves the old file whole."""
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata)
+    part.replace(path)
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -192,9 +204,20 @@ def mean_over_processes(parameters: list[nn.Parameter], seconds: float) -> float
     return flat[-1].item()
 
 
-def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
+def is_first_process() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def train(
+    run: Run,
+    loss: Loss,
+    given: argparse.Namespace,
+    batches_of: Batches = scene_batches,
+    show: Callable[[Run], None] | None = None,
+) -> None:
     """Runs the recipe to its end in images or minutes, whichever comes first; reports and saves every 30 seconds.
 
+    `show` is called ten minutes after it was last, and at the end.
     `torchrun --nproc-per-node N -m training.NAME` shares each batch among N processes.
     """
     recipe = run.recipe
@@ -209,8 +232,8 @@ def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
     # neither a resumed run nor two processes must see the same pictures
     seed = recipe.seed + 7919 * (run.step + run.earlier_images) + 104_729 * rank
     generator = torch.Generator(run.device).manual_seed(seed)
-    batches = scene_batches(recipe.batch // size, generator)
-    started, before, saved = time.monotonic(), run.seconds, (time.monotonic(), run.step)
+    batches = batches_of(recipe.batch // size, generator)
+    started, shown, before, saved = time.monotonic(), time.monotonic(), run.seconds, (time.monotonic(), run.step)
     means: dict[str, Tensor] = {}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     while (done := max(run.step / recipe.steps, run.seconds / (60 * given.minutes))) < 1:
@@ -236,3 +259,6 @@ def train(run: Run, loss: Loss, given: argparse.Namespace) -> None:
             report = {key: round(part.item(), 5) for key, part in means.items()}
             run.save(given.out, report)
             print(f"{run.step} steps, {done:.1%}, {speed:.0f} images/s", json.dumps(report), flush=True)
+            if show is not None and (finished or time.monotonic() - shown > 600):
+                show(run)
+                shown = time.monotonic()

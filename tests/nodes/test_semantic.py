@@ -57,9 +57,9 @@ def decode(loaded, execute):
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-    def run(positive, noise, batch, negative=None, cfg=1.0):
+    def run(positive, noise, batch, negative=None, cfg=1.0, steps=STEPS):
         model = loaded[0]
-        (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing=f"ddim{STEPS}")
+        (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing=f"ddim{steps}")
         (sampler,) = execute("Guidance_DDIMSampler")
         (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=batch)
         guider = comfy.samplers.CFGGuider(model)
@@ -80,6 +80,36 @@ def test_z_sem_and_x_T_give_the_pictures_back(encoded, decode):  # noqa: N802
     semantic, noise = encoded(image)
     again = (decode(of(semantic), noise, 2).movedim(1, -1) + 1) / 2
     assert (again - image).abs().mean() < 0.05
+
+
+@pytest.fixture(scope="module")
+def code_of_100_steps(loaded, pack_nodes):
+    """Six pictures, (semantic, NOISE, LATENT)."""
+    image = drawn(6, 21)
+    (semantic,) = run_node(pack_nodes, "Guidance_SemanticEncode", codec=loaded[1], image=image)
+    given = {"model": loaded[0], "semantic": semantic, "image": image, "steps": 100}
+    return image, semantic, *run_node(pack_nodes, "Guidance_StochasticEncode", **given)
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100])
+@pytest.mark.parametrize("how", ["SamplerCustomAdvanced", "KSampler (Advanced)"])
+def test_a_code_of_100_steps_decodes_in_any_number_to_what_it_shows(code_of_100_steps, loaded, decode, steps, how):
+    from bench import judge
+    from nodes import KSamplerAdvanced
+
+    image, semantic, noise, latent = code_of_100_steps
+    positive = of(semantic)
+    if how == "SamplerCustomAdvanced":
+        pictures = decode(positive, noise, len(image), steps=steps)
+    else:
+        options = {"add_noise": "disable", "noise_seed": 0, "steps": steps, "cfg": 1.0, "sampler_name": "euler"}
+        options |= {"scheduler": "normal", "start_at_step": 0, "end_at_step": 10000}
+        options |= {"return_with_leftover_noise": "disable", "latent_image": latent}
+        with torch.inference_mode():
+            (out,) = KSamplerAdvanced().sample(loaded[0], positive=positive, negative=positive, **options)
+        pictures = out["samples"]
+    shown, there = judge.classify(pictures), judge.classify(image.movedim(-1, 1) * 2 - 1)
+    assert all(torch.equal(shown[name], there[name]) for name in there)
 
 
 def test_the_ends_of_an_interpolation_are_the_single_reconstructions(encoded, decode, execute):

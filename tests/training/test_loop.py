@@ -68,7 +68,7 @@ def test_labels_name_one_attribute_each_in_the_stated_shares():
 @pytest.mark.parametrize(("script", "kind"), [(unet, "model"), (classifier, "classifier")])
 def test_a_script_writes_a_file_that_the_pack_loads(script, kind, tmp_path, monkeypatch):
     path = tmp_path / "tiny.safetensors"
-    monkeypatch.setattr("sys.argv", ["train", "--images", "8", "--batch", "4", "--device", "cpu", "--out", str(path)])
+    monkeypatch.setattr("sys.argv", ["train", "--count", "8", "--batch", "4", "--device", "cpu", "--out", str(path)])
     script.main()
     facts = load_checkpoint(path, kind).facts
     assert facts.image_size == 32 and "heart" in facts.class_names
