@@ -38,25 +38,22 @@ from .semantic_start import CONFIG, Start
 from .unet import NO_CLASS
 
 RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=5e-4, seed=4)
+FROM_NOTHING = 2  # times the learning rate
 READERS = 0.1  # weight of what the readers say beside the decoder's loss, which is about .01
 UNET = Path("models/demo/models/scenes_unet.safetensors")
 
-WIDE = DiffAEConfig(
-    model_channels=32,
-    out_channels=3,
-    num_res_blocks=2,
-    channel_mult=(1, 2, 4),
-    attention=(4,),
-    num_heads=4,
-    groups=8,
-    semantic=128,
-    encoder_mult=(1, 2, 4, 4),
-    latent=LatentConfig(hidden=512, layers=10),
-)
+DEEPER = replace(CONFIG, channel_mult=(1, 2, 4, 8, 8), encoder_mult=(1, 2, 4, 5, 5), attention=(8, 16))
 SIZES = {
-    32: WIDE,
-    64: replace(WIDE, channel_mult=(1, 2, 4, 4), attention=(4, 8), encoder_mult=(1, 2, 4, 4, 4)),
-    128: replace(WIDE, channel_mult=(1, 1, 2, 4, 4), attention=(8, 16), encoder_mult=(1, 1, 2, 4, 4, 4), semantic=256),
+    32: CONFIG,
+    64: replace(DEEPER, semantic=128, latent=LatentConfig(hidden=512, layers=8)),
+    128: replace(
+        DEEPER,
+        channel_mult=(1, 1, 2, 4, 8, 8),
+        encoder_mult=(1, 1, 2, 4, 5, 5),
+        attention=(16, 32),
+        semantic=256,
+        latent=LatentConfig(hidden=1024, layers=10),
+    ),
 }
 
 
@@ -137,10 +134,12 @@ def train_on_folder(recipe: Recipe, given: argparse.Namespace) -> None:
     """Yours. Ends with the latent prior in the file."""
     pictures = Pictures(given.images, given.size)
     print(f"{len(pictures)} pictures of {given.size} x {given.size}", flush=True)
-    network = DiffusionAutoencoder(SIZES[given.size])
+    config = replace(SIZES[given.size], model_channels=given.width)
+    network = DiffusionAutoencoder(config)
     zero_outputs(network)
     loss = SemanticLoss(NoiseSchedule.named("linear"), given.device)
-    run = Run(network, recipe, given.device, metadata(SIZES[given.size], given.size))
+    recipe = replace(recipe, learning_rate=FROM_NOTHING * recipe.learning_rate)
+    run = Run(network, recipe, given.device, metadata(config, given.size))
     train(run, loss, given, pictures.batches, partial(sheet, pictures=pictures, path=given.out.with_suffix(".png")))
     if is_first_process():
         add_prior(given.out, given.out, pictures.once(64), given.prior_minutes)
@@ -149,6 +148,9 @@ def train_on_folder(recipe: Recipe, given: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="a folder of pictures; without it, the pack's own scenes")
     parser.add_argument("--size", type=int, choices=list(SIZES), default=64, help="pixels of a side, with --images")
+    parser.add_argument(
+        "--width", type=int, choices=(16, 32, 64), default=16, help="channels, with --images; 16: a CPU"
+    )
     parser.add_argument("--prior-minutes", type=float, default=4.0, help="of the latent prior, with --images")
 
 

@@ -32,6 +32,7 @@ CONFIG = UNetConfig(
 )
 NO_CLASS = len(CLASS_NAMES)
 SHARES = {"shape": 0.45, "colour": 0.15, "background": 0.15, "texture": 0.15}
+SHIPPED = "models/demo/models/scenes_unet.safetensors"
 RECIPE = Recipe(images=1_000_000, batch=32)
 
 
@@ -97,21 +98,23 @@ class HybridLoss:
         return self.balance(mse, t).mean() + bound.mean(), report
 
 
+METADATA = {
+    "architecture": "adm_unet",
+    "config": json.dumps(asdict(CONFIG)),
+    "schedule": "linear",
+    "image_size": "32",
+    "class_names": json.dumps(CLASS_NAMES),
+    "no_class": str(NO_CLASS),
+}
+
+
 def main() -> None:
-    recipe, given = arguments("models/demo/models/scenes_unet.safetensors", RECIPE)
+    recipe, given = arguments(SHIPPED, RECIPE)
     torch.manual_seed(recipe.seed)
     network = UNet(CONFIG)
     zero_outputs(network)
-    metadata = {
-        "architecture": "adm_unet",
-        "config": json.dumps(asdict(CONFIG)),
-        "schedule": "linear",
-        "image_size": "32",
-        "class_names": json.dumps(CLASS_NAMES),
-        "no_class": str(NO_CLASS),
-    }
     loss = HybridLoss(NoiseSchedule.named("linear"), given.device)
-    train(Run(network, recipe, given.device, metadata), loss, given)
+    train(Run(network, recipe, given.device, METADATA), loss, given)
 
 
 if __name__ == "__main__":
