@@ -31,8 +31,8 @@ LOOKS = 12 / 30  # of a run with `every` 2 and the default window, a step
 RESULT = PACK / "bench" / "results" / "guide_cost.json"
 
 
-def unet(channels: int = 320) -> Any:
-    """A MODEL of SD1.5's shape."""
+def unet(channels: int = 320, device: str = "cpu") -> Any:
+    """A MODEL of SD1.5's shape, its weights on that device."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
@@ -55,12 +55,12 @@ def unet(channels: int = 320) -> Any:
         }
     )
     config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.BaseModel(config, device=torch.device("cpu"))
+    model = comfy.model_base.BaseModel(config, device=torch.device(device))
     for parameter in model.diffusion_model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     model.diffusion_model.requires_grad_(False)
-    device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
 def clip_encoder() -> Any:
