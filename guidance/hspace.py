@@ -37,10 +37,15 @@ def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
 def at_progress(delta_h: Tensor, progress: float, like: Tensor) -> Tensor:
     """The direction of a noise level: delta_h [n C h w] of n equal ranges of progress, at the size of `like`."""
     bucket = min(len(delta_h) - 1, int(progress * len(delta_h)))
-    found = delta_h[bucket][None].to(like)
-    if found.shape[-2:] == like.shape[-2:]:
-        return found
-    return interpolate(found, like.shape[-2:], mode="bilinear", align_corners=False)
+    return at_size(delta_h[bucket][None], like)
+
+
+def at_size(h: Tensor, like: Tensor) -> Tensor:
+    """Another bottleneck [n C h w], stretched to the size of `like`."""
+    h = h.to(like)
+    if h.shape[-2:] == like.shape[-2:]:
+        return h
+    return interpolate(h, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def step_count_factor(trained: int | None, steps: int) -> float:
@@ -63,6 +68,28 @@ def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
     first = torch.where(small, 1 - ratio + 0 * theta, ((1 - ratio) * safe).sin() / safe.sin())
     second = torch.where(small, ratio + 0 * theta, (ratio * safe).sin() / safe.sin())
     return (first * a + second * b).view(h.shape).to(h)
+
+
+def calibration_shift(plain: Tensor, edited: Tensor, omega: float) -> Tensor:
+    """How far latent calibration moves x = x0 + sigma noise, so that it fits another picture's h (InjectFusion's code).
+
+    There x_t' = x_t + sqrt(a) (P^ - P) + omega sqrt(1 - a) (eps~ - eps), where P^ is P~ with the deviation of P. With
+    x = x_t / sqrt(a) and sigma eps = x - P: x' - x = P^ - P - omega (P~ - P).
+    """
+    axes = tuple(range(1, plain.ndim))
+    mean = edited.mean(axes, keepdim=True)
+    ratio = plain.std(axes, keepdim=True) / edited.std(axes, keepdim=True).clamp(min=1e-12)
+    return mean + ratio * (edited - mean) - plain - omega * (edited - plain)
+
+
+def calibrated(moved: Tensor, shift: Tensor, sigma: float, following: float) -> Tensor:
+    """What a first-order sampler at x must see, to step as the plain model steps from x + shift.
+
+    There x' = D(x + shift) + rho (x + shift - D(x + shift)) with rho = following / sigma. A sampler makes
+    x' = D' + rho (x - D'), so D' = D(x + shift) + rho / (1 - rho) shift.
+    """
+    rho = following / sigma
+    return moved + rho / (1 - rho) * shift
 
 
 def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

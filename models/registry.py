@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, lpips, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -16,6 +16,7 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     clip.CLIP,
+    lpips.LPIPS_DISTANCE,
     vgg.VGG,
 )
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights

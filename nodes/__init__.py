@@ -2,7 +2,21 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cfg, guides, hspace, loaders, pictures, pixels, samplers, sampling, semantic, semantic_loaders, steering
+from . import (
+    cfg,
+    guides,
+    hspace,
+    hspace_images,
+    hspace_training,
+    loaders,
+    pictures,
+    pixels,
+    samplers,
+    sampling,
+    semantic,
+    semantic_loaders,
+    steering,
+)
 from .host.folders import register_folders
 
 
@@ -20,6 +34,8 @@ class GuidanceExtension(ComfyExtension):
             *semantic_loaders.NODES,
             *semantic.NODES,
             *hspace.NODES,
+            *hspace_images.NODES,
+            *hspace_training.NODES,
             *samplers.NODES,
             *pixels.NODES,
             *pictures.NODES,

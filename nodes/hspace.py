@@ -17,8 +17,8 @@ from .host.errors import GuidanceNode, about
 from .host.folders import choices, locate
 from .host.hspace import BOTH, SIDES, Application, Edit, applied, bottleneck_of, check_owner, check_width
 from .host.hspace_files import load_edits, save_edit
-from .host.hspace_search import SHEET, contrast, principal_components, sheet, start_noise
-from .host.inversion import require_vae
+from .host.hspace_search import SHEET, contrast, contrast_of_pictures, principal_components, sheet, start_noise
+from .host.inversion import require_vae, to_invert
 from .host.pixel_model import facts_of
 from .host.run_state import progress_function
 from .host.sampling import published_sampler
@@ -203,8 +203,8 @@ class DiscoverHSpace(GuidanceNode):
             node_id="Guidance_DiscoverHSpace",
             display_name="Discover HSpace",
             category=CATEGORY,
-            description="Finds directions of h-space without training: what two conditions differ in, or what varies "
-            "most from sample to sample.",
+            description="Finds directions of h-space without training: what two conditions or two sets of pictures "
+            "differ in, or what varies most from sample to sample.",
             search_aliases=["Asyrp", "PCA", "contrast", "semantic direction", "h-space"],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
@@ -238,6 +238,14 @@ class DiscoverHSpace(GuidanceNode):
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="With contrast: what it leads away from."),
                 io.Vae.Input("vae", optional=True, tooltip="For models on latents: to draw the sheet."),
+                io.Image.Input(
+                    "positive_images",
+                    optional=True,
+                    tooltip="With contrast: pictures that have it. They are inverted under positive.",
+                ),
+                io.Image.Input(
+                    "negative_images", optional=True, tooltip="With contrast: pictures of the same size that don't."
+                ),
             ],
             outputs=[sockets.HSpace.Output(display_name="hspace"), io.Image.Output(display_name="sheet")],
         )
@@ -256,29 +264,48 @@ class DiscoverHSpace(GuidanceNode):
         size: int,
         negative: Any | None = None,
         vae: Any | None = None,
+        positive_images: Tensor | None = None,
+        negative_images: Tensor | None = None,
     ) -> io.NodeOutput:
         with about("model"):
             bottleneck_of(model)
         with about("vae"):
             require_vae(model, vae)
+        pair = image_sets(positive_images, negative_images)
         with about("negative"):
-            if method == "contrast" and negative is None:
+            if method == "contrast" and negative is None and pair is None:
                 raise ValueError("a contrast needs two conditions; connect negative, or choose pca")
         with about("component"):
             if method == "pca" and component > components:
                 raise ValueError(f"component {component} was asked for, and there are {components}")
         noise = start_noise(model, latent_shape(model, size), seed, samples)
-        if method == "contrast":
-            found = contrast(model, positive, negative, noise, steps, "contrast")
-            shown = negative
-        else:
+        drawn = positive
+        if method == "pca":
             with about("samples"):
                 found = principal_components(model, positive, noise, steps, components)
-            shown = positive
-        latents = sheet(model, found, shown, noise, steps)
+        elif pair is not None:
+            names = ("positive_images", "negative_images")
+            latents = [to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
+            found = contrast_of_pictures(model, positive, (latents[0], latents[1]), steps)
+        else:
+            found, drawn = contrast(model, positive, negative, noise, steps), negative
+        latents = sheet(model, found, drawn, noise, steps)
         pictures = decoded(model, vae, latents)
         chosen = found[component - 1] if method == "pca" else found[0]
         return io.NodeOutput([chosen], tiled(pictures, len(SHEET)))
+
+
+def image_sets(positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Both sets, or None where none is wired."""
+    if positive is None and negative is None:
+        return None
+    with about("positive_images" if positive is None else "negative_images"):
+        if positive is None or negative is None:
+            raise ValueError("a contrast needs two sets of pictures, and only one is connected; connect this one too")
+        if positive.shape[1:3] != negative.shape[1:3]:
+            sizes = [f"{images.shape[2]} x {images.shape[1]}" for images in (positive, negative)]
+            raise ValueError(f"both sets need one size, and they have {sizes[0]} and {sizes[1]}; scale one of them")
+    return positive, negative
 
 
 def latent_shape(model: Any, size: int) -> tuple[int, ...]:

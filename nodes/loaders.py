@@ -138,9 +138,9 @@ class LoadEncoder(GuidanceNode):
             node_id="Guidance_LoadEncoder",
             display_name="Load Guidance Encoder",
             category="guidance/loaders",
-            description="Loads what guides look with: a CLIP of open_clip, SDG's noise-aware CLIP, VGG19, or the "
-            "pack's own small noise-aware CLIP.",
-            search_aliases=["CLIP", "VGG", "SDG", "open_clip", "noisy CLIP"],
+            description="Loads what guides look with: a CLIP of open_clip, SDG's noise-aware CLIP, VGG19, LPIPS, or "
+            "the pack's own small noise-aware CLIP.",
+            search_aliases=["CLIP", "VGG", "LPIPS", "SDG", "open_clip", "noisy CLIP"],
             inputs=[
                 io.Combo.Input(
                     "encoder_name",

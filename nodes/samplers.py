@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance.sampling import VARIANCES, sample_ddim, sample_ddpm
 from .host.errors import GuidanceNode, about
-from .host.inversion import encode_picture, inversion_sigmas, invert_latent, no_conditioning, require_vae
+from .host.inversion import inversion_sigmas, invert_latent, shown, to_invert
 from .host.sampling import published_sampler, respaced_sigmas
 
 CLIP_TOOLTIP = "Clamp the predicted picture to [-1, 1], before guides. For pixel models; leave it off for latent ones."
@@ -136,13 +136,8 @@ class DDIMInversion(GuidanceNode):
     ) -> io.NodeOutput:
         with about("respacing" if respacing.strip() else "steps"):
             sigmas = inversion_sigmas(model, steps, respacing.strip())
-        with about("conditioning"):
-            conditioning = conditioning or no_conditioning(model)
-        with about("vae"):
-            require_vae(model, vae)
-        with about("image"):
-            samples = encode_picture(image, vae)
-        return io.NodeOutput(*invert_latent(model, samples, conditioning, sigmas))
+        condition = shown(model, conditioning)
+        return io.NodeOutput(*invert_latent(model, to_invert(model, image, vae), condition, sigmas))
 
 
 NODES: list[type[io.ComfyNode]] = [DDPMSampler, DDIMSampler, RespacedSigmas, DDIMInversion]

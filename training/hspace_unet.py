@@ -7,9 +7,11 @@ global (colour, background, which shape) has to come through h. The architecture
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.adm.network import ResBlock, UNet
 from models.denoiser import NoiseSchedule
@@ -24,13 +26,14 @@ CLOSED = 4  # of the output blocks, from the bottleneck up: those at 4 x 4 and 8
 
 def close_skips(network: UNet) -> None:
     """Zero weights for the skips of the first CLOSED output blocks, whose gradients are 0 from now on."""
-    h = CONFIG.model_channels * CONFIG.channel_mult[-1]
+    h = int(CONFIG.model_channels * CONFIG.channel_mult[-1])
     for block in list(network.output_blocks)[:CLOSED]:
-        first = block[0]
+        first = cast(nn.Sequential, block)[0]
         assert isinstance(first, ResBlock)
-        for convolution in (first.in_layers[2], first.skip_connection):
-            close(convolution.weight, h)
-        h = first.in_layers[2].out_channels
+        convolution, skip = cast(nn.Conv2d, first.in_layers[2]), cast(nn.Conv2d, first.skip_connection)
+        close(convolution.weight, h)
+        close(skip.weight, h)
+        h = convolution.out_channels
 
 
 def close(weight: Tensor, first: int) -> None:

@@ -73,13 +73,14 @@ class Guide:
             return [part.detach() for part in self.measure(pictures, sigma)]
 
 
-def _fingerprint(image: Tensor) -> str:
+def fingerprint(image: Tensor) -> str:
+    """Of the pixels of an IMAGE."""
     return hashlib.sha1(image.contiguous().numpy().tobytes() + str(tuple(image.shape)).encode()).hexdigest()
 
 
 def reference_cache(encoder: Encoder, image: Tensor, *more: Any) -> dict[Any, Measured]:
     """A place for what the encoder sees in an image; the same for the same pixels, whichever node brings them."""
-    key = (_fingerprint(image.cpu()), *more)
+    key = (fingerprint(image.cpu()), *more)
     while len(encoder.references) >= REFERENCES and key not in encoder.references:
         del encoder.references[next(iter(encoder.references))]
     return encoder.references.setdefault(key, {})

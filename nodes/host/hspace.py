@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.nn.functional import interpolate
 from ...guidance.hspace import added, asymmetric, at_progress, mixed, several_factor, step_count_factor
 from ...guidance.weight import Weight
 from ...models.ddpm.network import DDPM
-from .pixel_model import HALVES, PixelNetwork
+from .hspace_calibration import Calibration
+from .pixel_model import HALVES, VARIANCE, PixelNetwork
 from .run_state import SAME, progress_function
 
 KEY = "diffusion_guidance_hspace"
@@ -35,6 +37,7 @@ class Moment:
     following: float
     progress: float
     steps: int
+    chunks: int = 1  # predictions of CFG in one batch, one behind the other
 
 
 Shift = Callable[[Tensor, Tensor, Moment], Tensor]  # (h [B C h w], embedding [B E], moment) -> delta_h
@@ -95,7 +98,8 @@ class Application:
     side: str
     preserve_norm: bool
     mask: Tensor | None
-    content: Callable[[Tensor, Moment], Tensor] | None = None  # injection: the new h instead of a shift
+    content: Callable[[Tensor, Moment], Tensor] | None = None  # injection: another picture's h instead of a shift
+    calibration: float = 0.0  # omega of InjectFusion; 0: Asyrp's step
 
     def edited(self, h: Tensor, emb: Tensor, moment: Moment) -> Tensor:
         """h with all edits; outside the mask, and at the rows of the other side, h itself."""
@@ -167,12 +171,12 @@ def check_width(edit: Edit, model: Any) -> None:
         )
 
 
-def applied(model: Any, application: Application) -> Any:
-    """A clone of the MODEL with one application more. All of them share one wrapper."""
+def applied(model: Any, application: Application, alone: bool = False) -> Any:
+    """A clone of the MODEL with one application more, or with this one alone. All of them share one wrapper."""
     bottleneck_of(model)
     before = applications(model)
     model = model.clone()
-    model.set_attachments(KEY, [*before, application])
+    model.set_attachments(KEY, [application] if alone else [*before, application])
     if not before:
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_run)
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_network)
@@ -183,12 +187,22 @@ def applications(model: Any) -> list[Application]:
     return model.get_attachment(KEY) or []
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What the network's wrapper must know of a run."""
+
+    jobs: Sequence[Application]
+    levels: Sequence[float]
+    progress_of: Callable[[float], float]
+    sampling: Any
+
+
 def _around_run(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     """OUTER_SAMPLE: where the run is can be read from its schedule and the model's measure of progress."""
     guider = executor.class_obj
     sampling = guider.model_patcher.get_model_object("model_sampling")
     levels = [float(sigma) for sigma in sigmas]
-    state = (applications(guider.model_patcher), levels, progress_function(sampling))
+    state = _Run(applications(guider.model_patcher), levels, progress_function(sampling), sampling)
     guider.model_options.setdefault("transformer_options", {})[KEY] = state
     try:
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
@@ -196,11 +210,11 @@ def _around_run(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigm
         guider.model_options["transformer_options"].pop(KEY, None)
 
 
-def _moment(options: dict[str, Any], state: Any) -> Moment:
-    _, levels, progress_of = state
+def _moment(options: dict[str, Any], run: _Run) -> Moment:
     sigma = float(options["sigmas"].flatten()[0])
-    following = max((level for level in levels if level < sigma * (1 - SAME)), default=0.0)
-    return Moment(sigma, following, progress_of(sigma), max(1, len(levels) - 1))
+    following = max((level for level in run.levels if level < sigma * (1 - SAME)), default=0.0)
+    chunks = len(options.get("cond_or_uncond", [0]))
+    return Moment(sigma, following, run.progress_of(sigma), max(1, len(run.levels) - 1), chunks)
 
 
 def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -208,32 +222,39 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     named = "transformer_options" in kwargs
     place = None if named else next(k for k, part in enumerate(args) if _is_options(part))
     options: dict[str, Any] = kwargs["transformer_options"] if place is None else args[place]
-    state = options.get(KEY)
-    if state is None:
+    run: _Run | None = options.get(KEY)
+    if run is None:
         return executor(x, timesteps, *args, **kwargs)
-    moment = _moment(options, state)
-    work = [job for job in state[0] if job.weight(moment.progress)]
+    moment = _moment(options, run)
+    work = [job for job in run.jobs if job.weight(moment.progress)]
     if not work or moment.sigma <= 0:
         return executor(x, timesteps, *args, **kwargs)
+    dicts = (part for part in (kwargs.get("control"), *args) if isinstance(part, dict) and part is not options)
+    control = next(dicts, {})
+    residuals = {key: list(value) for key, value in control.items()}
 
-    def evaluate(changed: dict[str, Any]) -> Tensor:
+    def evaluate(changed: dict[str, Any], at: Tensor = x) -> Tensor:
+        control.update({key: list(value) for key, value in residuals.items()})  # the host takes them off these lists
         if place is None:
-            return executor(x, timesteps, *args, **{**kwargs, "transformer_options": changed})
-        return executor(x, timesteps, *args[:place], changed, *args[place + 1 :], **kwargs)
+            return executor(at, timesteps, *args, **{**kwargs, "transformer_options": changed})
+        return executor(at, timesteps, *args[:place], changed, *args[place + 1 :], **kwargs)
 
     network = executor.class_obj
     halves = _pixel_halves if isinstance(network, PixelNetwork) else _unet_halves
-    dicts = (part for part in (kwargs.get("control"), *args) if isinstance(part, dict) and part is not options)
-    control = next(dicts, None)
     video = {name: kwargs[name] for name in VIDEO if name in kwargs}
-    plain, decode = halves(network, evaluate, options, control, video)
+    plain, decode = halves(network, evaluate, options, video)
     symmetric = [job for job in work if not job.asymmetric]
     result = plain
     if symmetric:
         result = _chosen(plain, decode(lambda h, emb: _all(symmetric, h, emb, moment)), symmetric[0], options)
     for job in (job for job in work if job.asymmetric):
         edited = decode(lambda h, emb, job=job: job.edited(h, emb, moment))
-        moved = asymmetric(plain, edited, moment.sigma, moment.following)
+        if job.calibration:
+            calibration = Calibration(run.sampling, moment.sigma, moment.following, job.calibration)
+            again = partial(evaluate, {**options, VARIANCE: None})
+            moved = calibration.output(again, x, plain, edited)
+        else:
+            moved = asymmetric(plain, edited, moment.sigma, moment.following)
         result = result + _chosen(torch.zeros_like(plain), moved - plain, job, options)
     return result
 
@@ -260,14 +281,11 @@ def _chosen(plain: Tensor, edited: Tensor, job: Application, options: dict[str, 
 
 ChangeH = Callable[[Tensor, Tensor], Tensor]
 Decode = Callable[[ChangeH], Tensor]
+Evaluate = Callable[[dict[str, Any]], Tensor]  # transformer_options -> the network's output
 
 
 def _pixel_halves(
-    network: Any,
-    evaluate: Callable[[dict[str, Any]], Tensor],
-    options: dict[str, Any],
-    control: Any,
-    video: dict[str, Any],
+    network: Any, evaluate: Evaluate, options: dict[str, Any], video: dict[str, Any]
 ) -> tuple[Tensor, Decode]:
     """Our networks: the encoder half once, the decoder half as often as wanted."""
     halves: dict[str, Any] = {}
@@ -276,11 +294,7 @@ def _pixel_halves(
 
 
 def _unet_halves(
-    network: Any,
-    evaluate: Callable[[dict[str, Any]], Tensor],
-    options: dict[str, Any],
-    control: Any,
-    video: dict[str, Any],
+    network: Any, evaluate: Evaluate, options: dict[str, Any], video: dict[str, Any]
 ) -> tuple[Tensor, Decode]:
     """The host's U-Net: its own pass, recorded, and its output blocks again with every other output patch."""
     seen: dict[str, Any] = {"skips": []}
@@ -299,7 +313,6 @@ def _unet_halves(
         seen["options"] = now
         return h, skip
 
-    kept = None if control is None else {key: list(value) for key, value in control.items()}
     recording = {
         **patches,
         "middle_block_after_patch": [*patches.get("middle_block_after_patch", []), middle],
@@ -309,7 +322,7 @@ def _unet_halves(
 
     def decode(change: ChangeH) -> Tensor:
         if "emb" not in seen:
-            return _second_pass(evaluate, options, others, change, control, kept)
+            return _second_pass(evaluate, options, others, change)
         return _output_half(network, change(seen["h"], seen["emb"]).to(seen["h"]), seen, others, video)
 
     return plain, decode
@@ -335,14 +348,7 @@ def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence
     return network.out(h.type(dtype))
 
 
-def _second_pass(
-    evaluate: Callable[[dict[str, Any]], Tensor],
-    options: dict[str, Any],
-    others: Sequence[Any],
-    change: ChangeH,
-    control: Any,
-    kept: Any,
-) -> Tensor:
+def _second_pass(evaluate: Evaluate, options: dict[str, Any], others: Sequence[Any], change: ChangeH) -> Tensor:
     """Hosts before 0.24 hand over neither embedding nor middle: everything is evaluated again with h changed."""
     done: list[bool] = []
 
@@ -352,7 +358,5 @@ def _second_pass(
             h = change(h, h.new_zeros(len(h), 1)).to(h)
         return h, skip
 
-    if control is not None:  # the host takes residuals off these lists
-        control.update({key: list(value) for key, value in kept.items()})
     patches = {**options.get("patches", {}), "output_block_patch": [output, *others]}
     return evaluate({**options, "patches": patches})

@@ -1,9 +1,8 @@
-"""Finding directions of h-space without training: contrasts and principal components over samples of a MODEL."""
+"""Finding directions of h-space without training: contrasts and principal components over runs of a MODEL."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management as mm
@@ -12,35 +11,14 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...guidance.hspace import BUCKETS, principal
+from ...guidance.hspace import principal
 from ...guidance.weight import Weight
-from .hspace import BOTH, Application, Edit, Moment, applied, direction_edit, owner_of
+from .hspace import BOTH, Application, Edit, applied, direction_edit, owner_of
+from .hspace_record import Means, recording
+from .inversion import inversion_sigmas, inverted
 
 SHEET = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths of a contact sheet
 AT_ONCE = 8
-
-
-@dataclass(eq=False)
-class Recorder:
-    """An application that changes nothing and keeps the mean of h in each range of progress."""
-
-    weight: Weight = field(default_factory=lambda: Weight(1.0))
-    asymmetric: bool = False
-    side: str = BOTH
-    sums: dict[int, Tensor] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-
-    def edited(self, h: Tensor, emb: Tensor, moment: Moment) -> Tensor:
-        bucket = min(BUCKETS - 1, int(moment.progress * BUCKETS))
-        self.sums[bucket] = self.sums.get(bucket, 0) + h.detach().float().cpu()
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
-        return h
-
-    def means(self) -> Tensor:
-        """[N 8 C h w]; ranges that no step fell into take their nearest neighbour's."""
-        found = {bucket: total / self.counts[bucket] for bucket, total in self.sums.items()}
-        nearest = [min(found, key=lambda known: abs(known - bucket)) for bucket in range(BUCKETS)]
-        return torch.stack([found[bucket] for bucket in nearest], dim=1)
 
 
 def start_noise(model: Any, shape: Sequence[int], seed: int, count: int) -> Tensor:
@@ -57,24 +35,50 @@ def sampled(model: Any, positive: Any, noise: Tensor, steps: int) -> Tensor:
     )
 
 
-def recorded(model: Any, positive: Any, noise: Tensor, steps: int, bar: Any) -> Tensor:
-    """h of runs from these noises, [N 8 C h w]."""
+def recorded(model: Any, starts: Tensor, run: Callable[[Any, Tensor], Any], bar: Any) -> Tensor:
+    """h of runs from these starts, [N 8 C h w]."""
     parts: list[Tensor] = []
-    for part in noise.split(AT_ONCE):
+    for part in starts.split(AT_ONCE):
         mm.throw_exception_if_processing_interrupted()
-        recorder: Any = Recorder()
-        sampled(applied(model, recorder), positive, part, steps)
-        parts.append(recorder.means())
+        means = Means()
+        run(recording(model, means.add), part)
+        parts.append(means.result())
         bar.update(len(part))
     return torch.cat(parts)
 
 
-def contrast(model: Any, positive: Any, negative: Any, noise: Tensor, steps: int, name: str) -> list[Edit]:
+def along_samples(model: Any, positive: Any, noise: Tensor, steps: int, bar: Any) -> Tensor:
+    """h of plain samples, [N 8 C h w]."""
+    return recorded(model, noise, lambda model, part: sampled(model, positive, part, steps), bar)
+
+
+def along_inversions(model: Any, conditioning: Any, pictures: Tensor, steps: int, bar: Any) -> Tensor:
+    """h of latents of pictures on their way to noise, [N 8 C h w]."""
+    sigmas = inversion_sigmas(model, steps, "")
+    return recorded(model, pictures, lambda model, part: inverted(model, part, conditioning, sigmas), bar)
+
+
+def difference(model: Any, delta_h: Tensor) -> list[Edit]:
+    """A contrast as a direction of its model."""
+    owner, fingerprint = owner_of(model)
+    return [direction_edit(delta_h, name="contrast", model=owner, fingerprint=fingerprint)]
+
+
+def contrast(model: Any, positive: Any, negative: Any, noise: Tensor, steps: int) -> list[Edit]:
     """Mean difference of h between two conditions, from the same noises, for each range of progress."""
     bar = comfy.utils.ProgressBar(2 * len(noise))
-    first, second = (recorded(model, part, noise, steps, bar) for part in (positive, negative))
-    owner, fingerprint = owner_of(model)
-    return [direction_edit((first - second).mean(0), name=name, model=owner, fingerprint=fingerprint)]
+    first, second = (along_samples(model, part, noise, steps, bar) for part in (positive, negative))
+    return difference(model, (first - second).mean(0))
+
+
+def contrast_of_pictures(model: Any, conditioning: Any, pair: tuple[Tensor, Tensor], steps: int) -> list[Edit]:
+    """Difference of the mean h of two sets of pictures (latents), for each range of progress.
+
+    (Haas et al. 2023, arXiv 2303.11073: supervised directions.)
+    """
+    bar = comfy.utils.ProgressBar(sum(len(pictures) for pictures in pair))
+    first, second = (along_inversions(model, conditioning, pictures, steps, bar).mean(0) for pictures in pair)
+    return difference(model, first - second)
 
 
 def principal_components(model: Any, positive: Any, noise: Tensor, steps: int, count: int) -> list[Edit]:
@@ -82,7 +86,7 @@ def principal_components(model: Any, positive: Any, noise: Tensor, steps: int, c
     if len(noise) <= count:
         raise ValueError(f"{count} components need more than {count} samples, {len(noise)} were asked for")
     bar = comfy.utils.ProgressBar(len(noise))
-    _, found, deviations = principal(recorded(model, positive, noise, steps, bar), count)
+    _, found, deviations = principal(along_samples(model, positive, noise, steps, bar), count)
     owner, fingerprint = owner_of(model)
     return [
         direction_edit(delta_h * size, name=f"component {k + 1}", model=owner, fingerprint=fingerprint)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert, stochastic_code
+from .errors import about
 from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
 from .sampling import respaced_sigmas
 from .sight import is_flow, is_pixel_model
@@ -52,6 +53,7 @@ class SharedNoise:
 
 
 Upwards = Callable[..., Tensor]  # invert or stochastic_code
+Callback = Callable[[int, Tensor, Tensor, int], None]  # the host's, of samplers
 
 
 class InversionSampler(comfy.samplers.Sampler):
@@ -111,14 +113,42 @@ def encode_picture(image: Tensor, vae: Any) -> Tensor:
     return to_pixels(image) if vae is None else vae.encode(image[..., :COLOURS])
 
 
+def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tensor:
+    """Latents of the pictures at an input, or what is wrong with them or the VAE."""
+    with about("vae"):
+        require_vae(model, vae)
+    with about(name):
+        return encode_picture(image, vae)
+
+
+def shown(model: Any, conditioning: list[Any] | None) -> list[Any]:
+    """The CONDITIONING that pictures are inverted under."""
+    with about("conditioning"):
+        return conditioning or no_conditioning(model)
+
+
+def inverted(
+    model: Any,
+    samples: Tensor,
+    conditioning: list[Any],
+    sigmas: Tensor,
+    callback: Callback | None = None,
+    upwards: Upwards = invert,
+) -> Tensor:
+    """Latents at the last of rising noise levels. `callback` gets (index, denoised, x, total) in the model's space."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": conditioning})
+    return guider.sample(
+        torch.zeros_like(samples), samples, InversionSampler(upwards), sigmas, callback=callback, seed=0
+    )
+
+
 def invert_latent(
     model: Any, samples: Tensor, conditioning: list[Any], sigmas: Tensor
 ) -> tuple[FixedNoise, dict[str, Any]]:
     """(x_T as NOISE, the noisy LATENT at the last level)."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": conditioning})
     callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
-    noisy = guider.sample(torch.zeros_like(samples), samples, InversionSampler(), sigmas, callback=callback, seed=0)
+    noisy = inverted(model, samples, conditioning, sigmas, callback)
     inside = model.model.process_latent_in(noisy)
     last = float(sigmas[-1])
     flow = is_flow(model.get_model_object("model_sampling"))
@@ -138,10 +168,7 @@ def stochastic_encode(
     model: Any, pictures: Tensor, conditioning: list[Any], sigmas: Tensor
 ) -> tuple[FixedNoise, dict[str, Any]]:
     """x_T of pictures [B 3 H W] in [-1, 1] given what they mean: (NOISE, LATENT at the model's largest sigma)."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": conditioning})
     callback = latent_preview.prepare_callback(model, len(sigmas))
-    sampler = InversionSampler(stochastic_code)
-    code = guider.sample(torch.zeros_like(pictures), pictures, sampler, sigmas, callback=callback, seed=0).cpu()
+    code = inverted(model, pictures, conditioning, sigmas, callback, stochastic_code).cpu()
     scale = (1 + float(model.get_model_object("model_sampling").sigma_max) ** 2) ** 0.5
     return FixedNoise(code, scale), {"samples": (code * scale).to(intermediate_device())}

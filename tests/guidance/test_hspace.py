@@ -9,6 +9,9 @@ from pack.guidance.hspace import (
     added,
     asymmetric,
     at_progress,
+    at_size,
+    calibrated,
+    calibration_shift,
     mixed,
     principal,
     several_factor,
@@ -94,3 +97,38 @@ def test_principal_components_are_those_of_the_covariance():
     cosines = (rows.double().flatten(1) @ vectors.flip(1)[:, :3]).diagonal().abs()
     torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
     assert (rows.flatten(1).gather(1, rows.flatten(1).abs().argmax(1, keepdim=True)) > 0).all()
+
+
+# Latent calibration
+
+
+def test_a_calibrated_step_is_the_published_one():
+    """In x_t with a = 1 / (1 + sigma^2): x_t' = x_t + sqrt(a) (P^ - P) + w sqrt(1 - a) (eps~ - eps), then DDIM."""
+    x, plain, edited, after = (drawn(2, 3, 4, 4, seed=k) for k in range(4))
+    sigma, following, omega = 3.0, 1.7, 0.3
+    a, following_a = 1 / (1 + sigma**2), 1 / (1 + following**2)
+    eps, moved_eps = (x - plain) / sigma, (x - edited) / sigma
+    centre = edited.mean((1, 2, 3), keepdim=True)
+    spread = plain.std((1, 2, 3), keepdim=True) / edited.std((1, 2, 3), keepdim=True)
+    same_spread = centre + (edited - centre) * spread
+    x_t = a**0.5 * x + a**0.5 * (same_spread - plain) + omega * (1 - a) ** 0.5 * (moved_eps - eps)
+    after_eps = (x_t - a**0.5 * after) / (1 - a) ** 0.5
+    published = following_a**0.5 * after + (1 - following_a) ** 0.5 * after_eps
+
+    shift = calibration_shift(plain, edited, omega)
+    seen = calibrated(after, shift, sigma, following)
+    ours = seen + following / sigma * (x - seen)
+    torch.testing.assert_close(following_a**0.5 * ours, published, atol=1e-12, rtol=0)
+
+
+def test_calibration_of_an_edit_of_nothing_moves_nothing():
+    plain = drawn(2, 3, 4, 4)
+    torch.testing.assert_close(calibration_shift(plain, plain, 0.7), torch.zeros_like(plain), atol=1e-14, rtol=0)
+    assert torch.equal(calibrated(plain, torch.zeros_like(plain), 2.0, 1.0), plain)
+
+
+def test_another_bottleneck_is_brought_to_size_and_type():
+    h = drawn(2, 8, 4, 4)
+    assert torch.equal(at_size(h, h), h)
+    stretched = at_size(h, torch.zeros(1, 8, 8, 6))
+    assert stretched.shape == (2, 8, 8, 6) and stretched.dtype == torch.float32

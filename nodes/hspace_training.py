@@ -1,0 +1,156 @@
+"""Training h-space directions by text (Asyrp)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..guidance.hspace_training import LOSSES
+from . import sockets
+from .host.encoder import Encoder
+from .host.errors import GuidanceNode, about
+from .host.guides import fingerprint
+from .host.hspace import bottleneck_of
+from .host.hspace_search import start_noise
+from .host.hspace_training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
+from .host.inversion import encode_picture, inversion_sigmas, no_conditioning, require_vae
+from .host.semantic import as_json
+from .hspace import CATEGORY, latent_shape
+
+
+class TrainHSpaceDirection(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_TrainHSpaceDirection",
+            display_name="Train HSpace Direction",
+            category=CATEGORY,
+            description="Teaches the bottleneck a dial from two texts. Minutes on the pack's own models. A run that "
+            "was stopped goes on when the same settings are queued again.",
+            search_aliases=["Asyrp", "h-space", "directional CLIP loss", "train slider"],
+            inputs=[
+                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
+                sockets.Encoder.Input("encoder", tooltip="Says what a picture shows, and reads the texts."),
+                io.String.Input("source_text", default="a shape", tooltip="What pictures show without the edit."),
+                io.String.Input("target_text", default="a red shape", tooltip="What the dial leads to."),
+                io.Combo.Input(
+                    "form",
+                    options=list(FORMS),
+                    tooltip="One direction for all pictures and noise levels, one for each of 8 ranges of the run, or "
+                    "the paper's small network, which reads h.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Picture i has seed + i."),
+                io.Int.Input("samples", default=16, min=1, max=4096, tooltip="Pictures to learn on, without images."),
+                io.Int.Input("rounds", default=10, min=1, max=1000, tooltip="How often each picture is gone through."),
+                io.Int.Input("steps", default=20, min=2, max=1000, tooltip="Of a run. The paper has 40."),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.5,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the edit ends, the paper's t_edit: as later in HSpace Edit.",
+                ),
+                io.Float.Input(
+                    "pull", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Weight of the texts: lambda_CLIP."
+                ),
+                io.Float.Input(
+                    "keep",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Weight of leaving the picture alone: lambda_recon.",
+                ),
+                io.Combo.Input(
+                    "loss",
+                    options=list(LOSSES),
+                    default="paper",
+                    advanced=True,
+                    tooltip="paper: measured from the same step without the edit. code: -log of it, measured from the "
+                    "finished picture.",
+                ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=list(OPTIMIZERS),
+                    default="Adam",
+                    advanced=True,
+                    tooltip="SGD with 0.5 is the published recipe, for delta blocks. Adam needs fewer rounds.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.01,
+                    min=0.00001,
+                    max=1000.0,
+                    step=0.00001,
+                    round=False,
+                    advanced=True,
+                    tooltip="Adam: 0.01 for directions, 0.003 for a delta block. SGD: 0.5.",
+                ),
+                io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
+                io.Vae.Input("vae", optional=True, tooltip="For models on latents."),
+                io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. SD1.5, SDXL: needed."),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    step=8,
+                    advanced=True,
+                    tooltip="Side of the pictures in pixels, without images. The pack's own models have theirs.",
+                ),
+            ],
+            outputs=[sockets.HSpace.Output(display_name="hspace"), io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        encoder: Encoder,
+        seed: int,
+        samples: int,
+        size: int,
+        images: Tensor | None = None,
+        vae: Any | None = None,
+        conditioning: Any | None = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        with about("model"):
+            bottleneck_of(model)
+        with about("vae"):
+            require_vae(model, vae)
+        with about("conditioning"):
+            conditioning = no_conditioning(model) if conditioning is None else conditioning
+        seen = "" if images is None else fingerprint(images.cpu())
+        recipe = Recipe(seed=seed, samples=samples, pictures=seen, **settings)
+        with about("source_text, target_text or form"):
+            training = Training(model, encoder, vae, conditioning, recipe)
+        began = time.monotonic()
+        rising = inversion_sigmas(model, recipe.steps, "")
+        pictures = None if images is None else encode_picture(images, vae)
+        noise = start_noise(model, latent_shape(model, size), seed, samples)
+        starts = starts_of(model, conditioning, rising, pictures, noise)
+        known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))
+        return io.NodeOutput([training.trainee.edit(model)], as_json(report_of(training, known, len(starts), began)))
+
+
+def report_of(training: Training, known: int, batches: int, began: float) -> dict[str, Any]:
+    """What was minimised, round by round; S_dir is the mean cosine between what changed and what should."""
+    means = [sum(steps) / len(steps) for steps in training.losses]
+    rounds = [means[start : start + batches] for start in range(0, len(means), batches)]
+    by_round = [round(1 - sum(part) / len(part), 4) for part in rounds]
+    return {
+        "S_dir_by_round": by_round,
+        "S_dir": by_round[-1],
+        "batches": len(means),
+        "taken_up_from_a_stopped_run": known,
+        "minutes": round((time.monotonic() - began) / 60, 2),
+    }
+
+
+NODES: list[type[io.ComfyNode]] = [TrainHSpaceDirection]

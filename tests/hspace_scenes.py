@@ -1,0 +1,98 @@
+"""MODELs for tests of h-space, their runs, and what a sampler sees of them."""
+
+from dataclasses import dataclass
+
+import golden_files
+import guided_sampling
+import torch
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def off(value, expected):
+    return golden_files.relative_error(value, expected)
+
+
+@dataclass
+class Scene:
+    """A MODEL, how its samples look, and its conditions."""
+
+    model: object
+    shape: tuple
+    positive: object
+    negative: object
+    channels: int
+
+    @property
+    def noise(self):
+        return random(2, *self.shape, seed=1)
+
+    @property
+    def direction(self):
+        return random(1, self.channels, 1, 1, seed=2)
+
+
+def on_hosts(models, pack_nodes):
+    """A scene for each kind of the pack's models, and for the host's U-Net with drawn weights."""
+    from conftest import run_node
+
+    from bench.guide_cost import unet
+
+    found = {}
+    for kind in guided_sampling.KINDS:
+        model = models[kind][0]
+        (empty,) = run_node(pack_nodes, "Guidance_ClassConditioning", model=model, class_label="")
+        (star,) = run_node(pack_nodes, "Guidance_ClassConditioning", model=model, class_label="star")
+        latents = model.model.latent_format
+        side = model.model.facts.image_size // latents.spacial_downscale_ratio
+        config = model.model.diffusion_model.network.config
+        shape = (latents.latent_channels, side, side)
+        found[kind] = Scene(model, shape, star, empty, config.model_channels * config.channel_mult[-1])
+    host = unet(channels=32)
+    golden_files.fill(host.model.diffusion_model, "unet.")
+    conds = [[[random(1, 5, 768, seed=seed), {}]] for seed in (3, 4)]
+    found["unet"] = Scene(host, (4, 16, 16), *conds, 128)
+    return found
+
+
+def run(model, scene, noise=None, steps=2, cfg=1.0, positive=None, sampler="euler"):
+    import comfy.sample
+
+    noise = scene.noise if noise is None else noise
+    positive = scene.positive if positive is None else positive
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            "normal",
+            positive,
+            scene.negative,
+            torch.zeros_like(noise),
+            seed=1,
+            disable_pbar=True,
+        )
+
+
+def predicted(model, scene, cfg=1.0, positive=None, noise=None, levels=(5.0, 2.0, 0.0)):
+    """What a sampler sees at the first of these noise levels."""
+    import comfy.samplers
+
+    found = []
+
+    def look(model, x, sigmas, extra_args, callback, disable):
+        found.append(model(x, sigmas[0].expand(len(x)), **extra_args))
+        return x
+
+    noise = scene.noise if noise is None else noise
+    with torch.inference_mode():
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive or scene.positive, scene.negative)
+        guider.set_cfg(cfg)
+        sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.tensor(levels)
+        guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+    return found[0]
