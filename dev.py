@@ -2,7 +2,8 @@
 """One command for each thing a developer does. Standard library only; every command sets up what it lacks.
 
     python dev.py demo                      pictures out of the real host, and one line of JSON
-    python dev.py test [pytest arguments]   all tests, on the real host; --slow or --browser: theirs alone
+    python dev.py test [pytest arguments]   all tests, on the real host, one process a core; -n0: in one;
+                                            --slow or --browser: theirs alone
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, clip, semantic_start, diffae, latent_prior, judge
@@ -188,7 +189,10 @@ def test(version: str | None, arguments: list[str]) -> int:
             chosen = [mark]
     if chosen == ["browser"]:
         install_browser()
-    return module("pytest", "-m", " and ".join(chosen), *arguments, host=comfyui(version))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than threads for networks this small
+    workers = min(4, os.cpu_count() or 1)
+    shared = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and chosen != ["browser"] else []
+    return module("pytest", *shared, "-m", " and ".join(chosen), *arguments, host=comfyui(version))
 
 
 def install_browser() -> None:

@@ -98,12 +98,20 @@ class Readings:
         self.noise = noises(SAMPLES, 0)
         self.plain = model.run(self.noise, model.no_class)
         self.before, self.names = judge.log_probabilities(self.plain), judge.classify(self.plain)
+        self.drawn: dict[tuple[bytes, bool], Tensor] = {}
+
+    def images(self, delta: Tensor, symmetric: bool) -> Tensor:
+        """Drawn once, whatever is read from them."""
+        key = hashlib.sha256(delta.contiguous().numpy().tobytes()).digest(), symmetric
+        if key not in self.drawn:
+            self.drawn[key] = self.model.run(self.noise, self.model.no_class, delta, symmetric)
+        return self.drawn[key]
 
     def of(self, dial: str, delta: Tensor, symmetric: bool = False) -> dict[str, float]:
         """Over samples that don't show the class yet: share whose odds of it rise, mean rise, share that shows it;
         and over all samples the share of labels that changed."""
         attribute, index = DIALS[dial]
-        images = self.model.run(self.noise, self.model.no_class, delta, symmetric)
+        images = self.images(delta, symmetric)
         after, names = judge.log_probabilities(images), judge.classify(images)
         lacking = self.names[attribute] != index
         rise = (odds(after[attribute][:, index]) - odds(self.before[attribute][:, index]))[lacking]

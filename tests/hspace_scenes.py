@@ -1,14 +1,21 @@
-"""MODELs for tests of h-space, their runs, and what a sampler sees of them."""
+"""MODELs and pictures for tests of h-space, their runs, and what a sampler sees of them."""
 
 from dataclasses import dataclass
 
 import golden_files
 import guided_sampling
+import pytest
 import torch
+
+KINDS = [*guided_sampling.KINDS, "unet"]
 
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(count, seed=0, size=32):
+    return torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))
 
 
 def off(value, expected):
@@ -96,3 +103,11 @@ def predicted(model, scene, cfg=1.0, positive=None, noise=None, levels=(5.0, 2.0
         sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.tensor(levels)
         guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
     return found[0]
+
+
+def refused(call, *parts):
+    with pytest.raises(ValueError) as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,120 @@
+"""Discover HSpace: directions of two conditions, of principal components, and between two sets of pictures."""
+
+from functools import partial
+
+import pytest
+import torch
+from hspace_edits import apply_edit
+from hspace_scenes import images, off, on_hosts, random, refused, run
+
+pytestmark = pytest.mark.host
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def scenes(models, pack_nodes):
+    return on_hosts(models, pack_nodes)
+
+
+@pytest.fixture
+def pixels(scenes):
+    return scenes["scenes_unet"]
+
+
+@pytest.fixture
+def edit(execute):
+    return partial(apply_edit, execute)
+
+
+@pytest.mark.parametrize("method", ["contrast", "pca"])
+def test_discovered_directions_show_the_plain_picture_at_strength_zero(scenes, execute, edit, method):
+    scene = scenes["scenes_unet"]
+    hspace, sheet = execute(
+        "Guidance_DiscoverHSpace",
+        model=scene.model,
+        method=method,
+        positive=scene.positive,
+        negative=scene.negative,
+        samples=3,
+        components=2,
+        component=2,
+        steps=2,
+    )
+    side = scene.shape[1]
+    assert sheet.shape == (1, side * (1 if method == "contrast" else 2), 5 * side, 3)
+    (found,) = hspace
+    assert found.tensors["delta_h"].shape[:2] == (8, scene.channels)
+    assert found.tensors["delta_h"].abs().max() > 0
+    assert found.name == ("contrast" if method == "contrast" else "component 2")
+    shown = scene.negative if method == "contrast" else scene.positive
+    plain = run(scene.model, scene, random(*scene.shape, seed=0)[None], positive=shown)
+    middle = sheet[0, :side, 2 * side : 3 * side]
+    assert (middle - (plain[0].movedim(0, -1) + 1).clamp(0, 2) / 2).abs().max() < 1e-4
+    edit(scene.model, found)
+
+
+def test_what_discover_needs_is_said_in_words(scenes, execute):
+    pixels, host = scenes["scenes_unet"], scenes["unet"]
+    given = {"model": pixels.model, "positive": pixels.positive}
+    with pytest.raises(ValueError, match="input 'negative'.*a contrast needs two conditions"):
+        execute("Guidance_DiscoverHSpace", method="contrast", **given)
+    with pytest.raises(ValueError, match="input 'component'.*component 5 was asked for, and there are 4"):
+        execute("Guidance_DiscoverHSpace", method="pca", component=5, **given)
+    with pytest.raises(ValueError, match="input 'samples'.*need more than 4 samples"):
+        execute("Guidance_DiscoverHSpace", method="pca", samples=4, **given)
+    with pytest.raises(ValueError, match="input 'vae'"):
+        execute("Guidance_DiscoverHSpace", method="pca", model=host.model, positive=host.positive)
+
+
+# Directions between two sets of pictures
+
+
+@pytest.fixture
+def discover(execute, pixels):
+    def find(**given):
+        options = {"model": pixels.model, "method": "contrast", "positive": pixels.negative, "steps": STEPS}
+        return execute("Guidance_DiscoverHSpace", samples=2, **{**options, **given})
+
+    return find
+
+
+def test_the_direction_is_the_difference_of_mean_h_along_both_inversions(discover, pixels):
+    from pack.nodes.host.hspace_record import content_of
+    from pack.nodes.host.inversion import inversion_sigmas
+    from pack.nodes.host.run_state import progress_function
+
+    sets = images(3, seed=1), images(2, seed=2)
+    (found,), sheet = discover(positive_images=sets[0], negative_images=sets[1])
+    sigmas = inversion_sigmas(pixels.model, STEPS, "")
+    progress = progress_function(pixels.model.get_model_object("model_sampling"))
+    with torch.inference_mode():
+        levels = [
+            content_of(pixels.model, part.movedim(-1, 1) * 2 - 1, pixels.negative, sigmas).levels for part in sets
+        ]
+    for bucket in range(8):
+        inside = [sigma for sigma in levels[0] if min(7, int(8 * progress(sigma))) == bucket]
+        if inside:
+            means = [torch.stack([part[sigma].mean(0) for sigma in inside]).mean(0) for part in levels]
+            assert off(found.tensors["delta_h"][bucket], means[0] - means[1]) < 1e-4
+    assert found.name == "contrast" and found.fingerprint
+    assert sheet.shape == (1, 32, 5 * 32, 3)
+
+
+def test_a_set_against_itself_gives_no_direction(discover):
+    same = images(2)
+    (found,), _ = discover(positive_images=same, negative_images=same)
+    assert found.tensors["delta_h"].abs().max() == 0
+
+
+def test_the_sheet_is_drawn_under_the_condition_of_the_inversion(discover, pixels):
+    _, sheet = discover(positive_images=images(2), negative_images=images(2, seed=1))
+    plain = run(pixels.model, pixels, random(*pixels.shape, seed=0)[None], steps=STEPS, positive=pixels.negative)
+    middle = sheet[0, :, 64:96]
+    assert (middle - (plain[0].movedim(0, -1) + 1).clamp(0, 2) / 2).abs().max() < 1e-4
+
+
+def test_what_two_sets_need_is_said_in_words(discover):
+    refused(lambda: discover(positive_images=images(1)), "input 'negative_images'", "only one is connected")
+    refused(lambda: discover(negative_images=images(1)), "input 'positive_images'", "only one is connected")
+    sizes = {"positive_images": images(1), "negative_images": images(1, size=40)}
+    refused(lambda: discover(**sizes), "input 'negative_images'", "32 x 32 and 40 x 40")
