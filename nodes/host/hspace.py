@@ -246,7 +246,7 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     symmetric = [job for job in work if not job.asymmetric]
     result = plain
     if symmetric:
-        result = _chosen(plain, decode(lambda h, emb: _all(symmetric, h, emb, moment)), symmetric[0], options)
+        result = decode(lambda h, emb: _all(symmetric, h, emb, moment, options))
     for job in (job for job in work if job.asymmetric):
         edited = decode(lambda h, emb, job=job: job.edited(h, emb, moment))
         if job.calibration:
@@ -263,9 +263,10 @@ def _is_options(part: Any) -> bool:
     return isinstance(part, dict) and "cond_or_uncond" in part
 
 
-def _all(jobs: Sequence[Application], h: Tensor, emb: Tensor, moment: Moment) -> Tensor:
+def _all(jobs: Sequence[Application], h: Tensor, emb: Tensor, moment: Moment, options: dict[str, Any]) -> Tensor:
+    """Symmetric edits one after the other, each at the rows of its side."""
     for job in jobs:
-        h = job.edited(h, emb, moment)
+        h = _chosen(h, job.edited(h, emb, moment), job, options)
     return h
 
 

@@ -42,6 +42,17 @@ def test_each_side_of_cfg_is_the_hooked_network(host, edit, side, asymmetric):
     assert off(predicted(model, host, cfg=3.0), expected) < 1e-5
 
 
+def test_two_symmetric_edits_keep_to_their_sides(host, edit):
+    other, parts = random(1, host.channels, 1, 1, seed=9), {}
+    for name, cond, direction in (("cond", host.positive, host.direction), ("uncond", host.negative, other)):
+        with Hooked(host, direction):
+            parts[name] = predicted(host.model, host, positive=cond)
+    expected = parts["uncond"] + 3.0 * (parts["cond"] - parts["uncond"])
+    model = edit(host.model, host.direction, asymmetric=False, apply_to="cond")
+    model = edit(model, other, asymmetric=False, apply_to="uncond")
+    assert off(predicted(model, host, cfg=3.0), expected) < 1e-5
+
+
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_an_older_host_gives_the_same_numbers(host, edit, asymmetric):
     model = edit(host.model, host.direction, asymmetric=asymmetric)
