@@ -174,6 +174,23 @@ def new_codes(models: Models, count: int, seed: int) -> Tensor:
     return sample_prior(models.diffae.latent_net, drawn, respaced("ddim100"), sigmas) * models.std + models.mean
 
 
+def few_shot(models: Models) -> dict[str, Any]:
+    """A class from 50 pictures of it and 50 of anything: the prior's codes that the line takes (p >= 0.5), decoded."""
+    found: dict[str, Any] = {}
+    for attribute, index in (("colour", 0), ("background", 7), ("shape", 3), ("texture", 2)):
+        fixed = {attribute: torch.full((50,), index)}
+        sets = (held_out(50, SEED + 70, **fixed), held_out(50, SEED + 71))
+        line = fit_logistic(*(normalised(models.diffae.encoder(part.image), models.mean, models.std) for part in sets))
+        codes = new_codes(models, 1024, 6)
+        odds = line.log_odds(normalised(codes, models.mean, models.std))
+        taken = codes[odds >= 0][:64]
+        images = decode(models.semantic(taken), noise(len(taken), 7), 50)
+        shows = (judge.classify(images)[attribute] == index).float().mean().item()
+        rate = (odds >= 0).float().mean().item()
+        found[CLASSES[attribute][index]] = {"shows_it": round(shows, 4), "acceptance_rate": round(rate, 4)}
+    return found
+
+
 def dials(models: Models) -> dict[str, Any]:
     """From 64 pictures on each side: how often a dial flips its attribute, and others with it, at five amounts."""
     found: dict[str, Any] = {}
@@ -231,6 +248,7 @@ PARTS: dict[str, Callable[[Models], Any]] = {
     "eight_noises": eight_noises,
     "dials": dials,
     "reconstruction": reconstruction,
+    "few_shot": few_shot,
     "interpolation": interpolation,
     "kid": prior,
 }

@@ -166,8 +166,8 @@ def check_width(edit: Edit, model: Any) -> None:
         )
     if edit.family and edit.family != family:
         raise ValueError(
-            f"{edit.name!r} is a delta block for {edit.family} networks, and {name} is a {family} network; use a delta "
-            "block trained for it"
+            f"{edit.name!r} is a delta block for {edit.family} networks, and {name} is of the {family} family; use a "
+            "delta block trained for it"
         )
 
 

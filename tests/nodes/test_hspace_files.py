@@ -113,10 +113,10 @@ def test_delta_blocks_of_another_width_or_family_are_refused_in_words(scenes, fo
         save_file(block(False, channels, embedding)[1], folder / f"{name}.safetensors")
     with pytest.raises(ValueError, match=rf"input 'hspace'.*{scene.channels // 2} channels.* has {scene.channels};"):
         edit(scene.model, *load("narrow.safetensors"))
-    with pytest.raises(ValueError, match=r"'ddpm' is a delta block for DDPM networks, and .* is a ADM network"):
+    with pytest.raises(ValueError, match=r"'ddpm' is a delta block for DDPM networks, and .* is of the ADM family"):
         edit(scene.model, *load("ddpm.safetensors"))
     save_file(block(False, 128)[1], folder / "for pixels.safetensors")
-    with pytest.raises(ValueError, match=r"DDPM networks, and this U-Net is a Stable Diffusion network"):
+    with pytest.raises(ValueError, match=r"DDPM networks, and this U-Net is of the Stable Diffusion family"):
         edit(scenes["unet"].model, *load("for pixels.safetensors"))
 
 
