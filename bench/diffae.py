@@ -175,19 +175,22 @@ def new_codes(models: Models, count: int, seed: int) -> Tensor:
 
 
 def few_shot(models: Models) -> dict[str, Any]:
-    """A class from 50 pictures of it and 50 of anything: the prior's codes that the line takes (p >= 0.5), decoded."""
+    """A class from 50 pictures of it and 50 of anything: the prior's codes of so high a probability, decoded."""
     found: dict[str, Any] = {}
     for attribute, index in (("colour", 0), ("background", 7), ("shape", 3), ("texture", 2)):
         fixed = {attribute: torch.full((50,), index)}
         sets = (held_out(50, SEED + 70, **fixed), held_out(50, SEED + 71))
         line = fit_logistic(*(normalised(models.diffae.encoder(part.image), models.mean, models.std) for part in sets))
-        codes = new_codes(models, 1024, 6)
+        codes = new_codes(models, 2048, 6)
         odds = line.log_odds(normalised(codes, models.mean, models.std))
-        taken = codes[odds >= 0][:64]
-        images = decode(models.semantic(taken), noise(len(taken), 7), 50)
-        shows = (judge.classify(images)[attribute] == index).float().mean().item()
-        rate = (odds >= 0).float().mean().item()
-        found[CLASSES[attribute][index]] = {"shows_it": round(shows, 4), "acceptance_rate": round(rate, 4)}
+        parts = {}
+        for threshold in (0.5, 0.9):
+            fits = odds.sigmoid() >= threshold
+            taken = codes[fits][:64]
+            images = decode(models.semantic(taken), noise(len(taken), 7), 50)
+            shows = (judge.classify(images)[attribute] == index).float().mean().item()
+            parts[f"p >= {threshold}"] = {"shows_it": round(shows, 4), "accepted": round(fits.float().mean().item(), 4)}
+        found[CLASSES[attribute][index]] = parts
     return found
 
 
