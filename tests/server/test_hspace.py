@@ -1,4 +1,4 @@
-"""The h-space workflows in a real server: shortened, run to their pictures; off to the byte; refused in words."""
+"""h-space in a real server, on its workflows cut short: off to the byte, and refused in words."""
 
 import io
 import json
@@ -11,7 +11,6 @@ from PIL import Image
 from bench.host_server import HostError
 
 pytestmark = pytest.mark.server
-RUN_HERE = ["hspace_dial", "hspace_discovery", "hspace_trained", "hspace_inject", "asyrp_timing"]
 SHORT = {"Guidance_DiscoverHSpace": {"samples": 8, "steps": 3}, "KSampler": {"steps": 3}}
 SHORT |= {"Guidance_TrainHSpaceDirection": {"samples": 2, "steps": 4, "rounds": 1}}
 SHORT |= {"Guidance_HSpaceInject": {"steps": 4}, "Guidance_AsyrpTiming": {"steps": 4}}
@@ -29,12 +28,6 @@ def pictures(server, prompt):
     outputs = server.run(prompt)
     pngs = [png for output in outputs.values() if "images" in output for png in server.images(output)]
     return [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs]
-
-
-@pytest.mark.parametrize("name", RUN_HERE)
-def test_the_workflow_runs_to_its_pictures(server, name):
-    found = pictures(server, workflow(name))
-    assert found and all(image.std() > 5 for image in found)
 
 
 def by_class(prompt, class_type):
