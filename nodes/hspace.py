@@ -28,6 +28,15 @@ CATEGORY = "guidance/h-space"
 HSPACE_TOOLTIP = "Load HSpace Direction, Discover HSpace, or several through Combine HSpace."
 
 
+def window_inputs(end: float, meaning: str) -> list[Any]:
+    """Where in the run h is edited."""
+    span: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return [
+        io.Float.Input("start_percent", default=0.0, tooltip="Where in the run it begins.", **span),
+        io.Float.Input("end_percent", default=end, tooltip=f"Where it ends: {meaning}", **span),
+    ]
+
+
 class LoadHSpaceDirection(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -139,17 +148,7 @@ class HSpaceEdit(GuidanceNode):
                     step=0.05,
                     tooltip="How far the dial is turned; below 0 the other way, 0 changes nothing.",
                 ),
-                io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Where in the run it begins."
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where it ends: the paper's t_edit. Early steps decide what is shown, late ones details.",
-                ),
+                *window_inputs(0.5, "the paper's t_edit. Early steps decide what is shown, late ones details."),
                 io.Boolean.Input(
                     "asymmetric",
                     default=True,

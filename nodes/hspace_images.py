@@ -17,7 +17,7 @@ from .host.errors import GuidanceNode, about
 from .host.hspace import BOTH, Application, applied, bottleneck_of
 from .host.hspace_record import content_of
 from .host.inversion import inversion_sigmas, shown, to_invert
-from .hspace import CATEGORY
+from .hspace import CATEGORY, window_inputs
 from .plot import Panel, plot
 
 CONDITIONING_TOOLTIP = "What the pictures show; pixel models can do without."
@@ -44,17 +44,7 @@ class HSpaceInject(GuidanceNode):
                     step=0.01,
                     tooltip="Share of the picture's h in the mix: the paper's gamma. 0 changes nothing.",
                 ),
-                io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Where in the run it begins."
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=0.6,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where it ends: the paper's t_edit, 400 in its code.",
-                ),
+                *window_inputs(0.6, "the paper's t_edit, 400 in its code."),
                 io.Int.Input(
                     "steps",
                     default=50,

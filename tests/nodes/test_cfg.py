@@ -4,7 +4,6 @@ import pytest
 import torch
 from cfg_sampling import (
     METHODS,
-    class_conditions,
     class_models,
     combiner,
     condition,
@@ -34,11 +33,6 @@ NEUTRAL = {
 @pytest.fixture(scope="module")
 def models(pack_nodes):
     return class_models(pack_nodes)
-
-
-@pytest.fixture
-def conds(execute, models):
-    return class_conditions(execute, models)
 
 
 @pytest.mark.parametrize("kind", KINDS)

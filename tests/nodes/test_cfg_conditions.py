@@ -4,7 +4,6 @@ import pytest
 import torch
 from cfg_sampling import (
     Counter,
-    class_conditions,
     class_models,
     combiner,
     condition,
@@ -20,11 +19,6 @@ pytestmark = pytest.mark.host
 @pytest.fixture(scope="module")
 def models(pack_nodes):
     return class_models(pack_nodes)
-
-
-@pytest.fixture
-def conds(execute, models):
-    return class_conditions(execute, models)
 
 
 @pytest.mark.parametrize("node", ["patch", "combiner"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cfg_sampling import class_conditions, class_models, combiner, condition, guided, ksampler, patch
+from cfg_sampling import class_models, combiner, condition, guided, ksampler, patch
 
 pytestmark = pytest.mark.host
 
@@ -10,11 +10,6 @@ pytestmark = pytest.mark.host
 @pytest.fixture(scope="module")
 def models(pack_nodes):
     return class_models(pack_nodes)
-
-
-@pytest.fixture
-def conds(execute, models):
-    return class_conditions(execute, models)
 
 
 def test_basic_guider_with_a_patch_and_no_negative_samples(execute, models, conds):

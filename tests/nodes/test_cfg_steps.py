@@ -6,7 +6,6 @@ import pytest
 import torch
 from cfg_sampling import (
     Counter,
-    class_conditions,
     class_models,
     combiner,
     condition,
@@ -23,11 +22,6 @@ pytestmark = pytest.mark.host
 @pytest.fixture(scope="module")
 def models(pack_nodes):
     return class_models(pack_nodes)
-
-
-@pytest.fixture
-def conds(execute, models):
-    return class_conditions(execute, models)
 
 
 def test_cfg_plus_plus_is_the_papers_step_under_euler(execute, models, conds):

@@ -1,33 +1,15 @@
 """HSpace Edit in the host, in process: neutral bits, what a direction changes, how often the network runs for it."""
 
-from functools import partial
-
 import pytest
 import torch
-from hspace_edits import apply_edit
-from hspace_scenes import KINDS, off, on_hosts, predicted, random, run
+from hspace_scenes import KINDS, off, predicted, random, run
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
 
 
 @pytest.fixture(params=KINDS)
 def scene(request, scenes):
     return scenes[request.param]
-
-
-@pytest.fixture
-def host(scenes):
-    return scenes["unet"]
-
-
-@pytest.fixture
-def edit(execute):
-    return partial(apply_edit, execute)
 
 
 # Nothing changes

@@ -1,29 +1,16 @@
 """Discover HSpace: directions of two conditions, of principal components, and between two sets of pictures."""
 
-from functools import partial
-
 import pytest
 import torch
-from hspace_edits import apply_edit
-from hspace_scenes import images, off, on_hosts, random, refused, run
+from hspace_scenes import images, off, random, refused, run
 
 pytestmark = pytest.mark.host
 STEPS = 6
 
 
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
-
-
 @pytest.fixture
 def pixels(scenes):
     return scenes["scenes_unet"]
-
-
-@pytest.fixture
-def edit(execute):
-    return partial(apply_edit, execute)
 
 
 @pytest.mark.parametrize("method", ["contrast", "pca"])

@@ -4,26 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from hspace_edits import apply_edit, block, composed, direction_folder, load_direction, moment
-from hspace_scenes import on_hosts, random, run
+from hspace_edits import block, composed, direction_folder, load_direction, moment
+from hspace_scenes import random, run
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
-
-
-@pytest.fixture
-def host(scenes):
-    return scenes["unet"]
-
-
-@pytest.fixture
-def edit(execute):
-    return partial(apply_edit, execute)
 
 
 @pytest.fixture(scope="module")

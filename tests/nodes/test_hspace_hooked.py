@@ -1,29 +1,12 @@
 """HSpace Edit makes the pictures of the network with a hook of torch: with CFG, other nodes, older hosts and videos."""
 
-from functools import partial
-
 import golden_files
 import pytest
 import torch
-from hspace_edits import Hooked, apply_edit, composed, older
-from hspace_scenes import Scene, off, on_hosts, predicted, random, run
+from hspace_edits import Hooked, composed, older
+from hspace_scenes import Scene, off, predicted, random, run
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
-
-
-@pytest.fixture
-def host(scenes):
-    return scenes["unet"]
-
-
-@pytest.fixture
-def edit(execute):
-    return partial(apply_edit, execute)
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])

@@ -4,15 +4,10 @@ import math
 
 import pytest
 import torch
-from hspace_scenes import KINDS, images, off, on_hosts, predicted, random, refused, run
+from hspace_scenes import KINDS, images, off, predicted, random, refused, run
 
 pytestmark = pytest.mark.host
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
 
 
 @pytest.fixture(params=KINDS)
@@ -23,11 +18,6 @@ def kind(request):
 @pytest.fixture
 def scene(scenes, kind):
     return scenes[kind]
-
-
-@pytest.fixture
-def host(scenes):
-    return scenes["unet"]
 
 
 @pytest.fixture

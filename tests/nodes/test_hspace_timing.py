@@ -7,20 +7,10 @@ import lpips_files
 import pytest
 import torch
 from conftest import run_node
-from hspace_scenes import images, on_hosts, refused
+from hspace_scenes import images, refused
 
 pytestmark = pytest.mark.host
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def scenes(models, pack_nodes):
-    return on_hosts(models, pack_nodes)
-
-
-@pytest.fixture
-def host(scenes):
-    return scenes["unet"]
 
 
 @pytest.fixture
