@@ -19,8 +19,8 @@ from torch.nn.functional import conv2d
 from guidance.directions import cross_validated, fit_logistic
 from guidance.latents import lerp, moved, normalised, sample_prior, slerp
 from guidance.sampling import respaced
-from models.denoiser import NoiseSchedule
 from models.registry import DEMO, load_checkpoint
+from models.schedule import NoiseSchedule
 from training.codes import SCHEDULE, Predict, decode, encode, in_parts
 from training.scenes import CLASSES, Scenes, draw, render
 

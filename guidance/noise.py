@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _STEP_STREAM = 0x9E3779B97F4A7C15  # keeps the noise of the steps apart from the initial noise of the same seed
+_MIX = 6364136223846793005  # odd: seeds stay apart
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -24,11 +26,22 @@ def initial_noise(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Te
 
 
 class StepNoise:
-    """The noise of each step of one run, like `x`: an image's draws depend on its own seed, `seed + index`, alone."""
+    """The noise of each step of one run, like `x`.
 
-    def __init__(self, like: Tensor, seed: int, indices: Sequence[int]):
-        self.generators = [_generator((seed + index) ^ _STEP_STREAM) for index in indices]
+    An image's draws depend on its own seed, `seed + index`, and on the noise level of the step alone: a run that is cut
+    in two draws what the whole one does.
+    """
+
+    def __init__(self, like: Tensor, seed: int, indices: Sequence[int], levels: Sequence[float]):
         self.like = like
+        self.seeds = [(seed + index) ^ _STEP_STREAM for index in indices]
+        self.levels = [_bits(level) for level in levels]
 
-    def __call__(self, index: int) -> Tensor:
-        return _draw(self.generators, self.like.shape[1:]).to(self.like)
+    def __call__(self, step: int) -> Tensor:
+        generators = [_generator(seed * _MIX + self.levels[step]) for seed in self.seeds]
+        return _draw(generators, self.like.shape[1:]).to(self.like)
+
+
+def _bits(level: float) -> int:
+    """Of a noise level in float32."""
+    return int.from_bytes(struct.pack("<f", level), "little")

@@ -40,6 +40,12 @@ def respaced(respacing: str, steps: int = 1000) -> list[int]:
     return _sections(counts, steps)
 
 
+def respacing_of(count: int, steps: int = 1000) -> str:
+    """How the published DiffAE keeps `count` steps: "ddimN" where one stride leaves so many, else evenly, "N"."""
+    strides = {len(range(0, steps, stride)) for stride in range(1, steps)}
+    return f"ddim{count}" if count in strides else str(count)
+
+
 def _one_stride(count: int, steps: int) -> list[int]:
     for stride in range(1, steps):
         if len(range(0, steps, stride)) == count:

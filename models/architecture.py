@@ -26,7 +26,7 @@ class Facts:
     image_size: int
     """Side in pixels of the pictures it was trained on."""
     schedule: str = "linear"
-    """Name of its noise schedule (`models.denoiser.BETAS`)."""
+    """Name of its noise schedule (`models.schedule.BETAS`)."""
     class_names: tuple[str, ...] = ()
     """Names of its classes in order; empty for a network without classes."""
     class_groups: tuple[int, ...] = ()

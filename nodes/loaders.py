@@ -11,16 +11,17 @@ from comfy_api.latest import io
 
 from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, with_activation
-from ..models.denoiser import BETAS
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.registry import load_checkpoint
+from ..models.schedule import BETAS
 from . import sockets
-from .host.classifier import load_classifier
-from .host.clip_vision import encoder_from
-from .host.encoder import Encoder, load_encoder
 from .host.errors import GuidanceNode, about
-from .host.folders import choices, locate
-from .host.pixel_model import clamp_denoised, load_pixel_model, vae_of
+from .host.files import choices, locate
+from .host.guides.classifier import load_classifier
+from .host.guides.clip_vision import encoder_from
+from .host.guides.encoder import Encoder, load_encoder
+from .host.pictures import vae_of
+from .host.pixel_model import clamp_denoised, load_pixel_model
 
 AUTO = "auto"
 HEADS: dict[str, dict[str, Any]] = {

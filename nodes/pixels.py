@@ -10,7 +10,9 @@ from torch import Tensor
 from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
 from .host.errors import GuidanceNode, about
-from .host.pixel_model import LOW_RES, class_conditioning, empty_pixels, facts_of, to_pixels
+from .host.model import facts_of
+from .host.pictures import empty_pixels, to_pixels
+from .host.pixel_model import LOW_RES, class_conditioning
 
 CLASS_LABEL_TOOLTIP = (
     "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "

@@ -13,9 +13,10 @@ from ..models.diffae.attributes import CELEBA
 from ..models.registry import load_checkpoint
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.folders import choices, locate
-from .host.pixel_model import clamp_denoised, load_pixel_model, pixel_vae
-from .host.semantic import Codec, load_direction
+from .host.files import choices, load_direction, locate
+from .host.pictures import pixel_vae
+from .host.pixel_model import clamp_denoised, load_pixel_model
+from .host.semantic.codec import Codec
 
 LOADERS = "guidance/loaders"
 

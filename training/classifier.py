@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.adm.network import Classifier, ClassifierConfig
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASS_NAMES, CLASSES, Scenes

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from models.clip_noisy.network import ClipNoisy, ClipNoisyConfig
 from models.clip_noisy.words import indices
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASSES, COLOURS, SHAPES, TEXTURES, Scenes

@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.denoiser import NoiseSchedule
 from models.diffae.network import DiffAEConfig, DiffusionAutoencoder, LatentConfig
+from models.schedule import NoiseSchedule
 
 from .autoencoder_sheet import sheet
 from .balance import Balance, by_quarter

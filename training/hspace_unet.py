@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.adm.network import ResBlock, UNet
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .unet import CONFIG, METADATA, SHIPPED, HybridLoss

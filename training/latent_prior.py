@@ -17,9 +17,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from models.denoiser import NoiseSchedule
 from models.diffae import parse_config
 from models.diffae.network import SemanticCodec
+from models.schedule import NoiseSchedule
 
 from .loop import replace_file
 from .scenes import draw, render

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.adm.network import UNet, UNetConfig
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .balance import Balance, by_quarter
 from .loop import Recipe, Run, arguments, train, zero_outputs

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert, stochastic_code
+from ...guidance.sampling import respacing_of
 from .errors import about
-from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
+from .model import facts_of, is_flow
+from .pixel_model import class_conditioning
 from .sampling import respaced_sigmas
-from .sight import is_flow, is_pixel_model
 
 
 class FixedNoise:
@@ -102,25 +103,6 @@ def no_conditioning(model: Any) -> list[Any]:
     return class_conditioning([NO_CLASS])
 
 
-def require_vae(model: Any, vae: Any) -> None:
-    """Raises ValueError where pictures can't become latents."""
-    if vae is None and not is_pixel_model(model):
-        raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
-
-
-def encode_picture(image: Tensor, vae: Any) -> Tensor:
-    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
-    return to_pixels(image) if vae is None else vae.encode(image[..., :COLOURS])
-
-
-def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tensor:
-    """Latents of the pictures at an input, or what is wrong with them or the VAE."""
-    with about("vae"):
-        require_vae(model, vae)
-    with about(name):
-        return encode_picture(image, vae)
-
-
 def shown(model: Any, conditioning: list[Any] | None) -> list[Any]:
     """The CONDITIONING that pictures are inverted under."""
     with about("conditioning"):
@@ -157,11 +139,8 @@ def invert_latent(
 
 
 def stochastic_sigmas(model: Any, steps: int) -> Tensor:
-    """Rising noise levels of "ddimN", as the published code has them, or evenly spread where no stride leaves N."""
-    try:
-        return respaced_sigmas(model, f"ddim{steps}")[:-1].flip(0)
-    except ValueError:
-        return respaced_sigmas(model, str(steps))[:-1].flip(0)
+    """Rising noise levels of one stride, as the published code has them, or evenly spread where no stride leaves N."""
+    return respaced_sigmas(model, respacing_of(steps))[:-1].flip(0)
 
 
 def stochastic_encode(

@@ -12,7 +12,6 @@ import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
-import comfy.sd
 import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -22,25 +21,21 @@ from torch.nn.functional import interpolate
 from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
 from ...models.architecture import Checkpoint, Facts
-from ...models.denoiser import NoiseSchedule, flow_velocity
-from ...models.layers import EditH
+from ...models.schedule import NoiseSchedule, flow_velocity
+from .model import COLOURS
 
-COLOURS = 3
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
 LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
 Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
-HALVES = "guidance_halves"  # of transformer_options: a dict that gets "decode", the decoder half on another bottleneck
+HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
-
-
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
 HOST_SCHEDULES = {
     "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
     "cosine": {"beta_schedule": "cosine"},
 }
-
-
 EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
 
 class PixelFormat(comfy.latent_formats.LatentFormat):
@@ -61,16 +56,6 @@ class HaarFormat(comfy.latent_formats.LatentFormat):
     ) * COLOURS
 
 
-class HaarVAE(nn.Module):
-    """Wavelet transform as the network of a VAE."""
-
-    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.analyse(pixels)
-
-    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.synthesise(samples)
-
-
 @dataclass(frozen=True)
 class Space:
     """How a network of pictures is shown to the host."""
@@ -84,7 +69,6 @@ SPACES = {
     "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
     "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
 }
-FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
 
 class VarianceReader:
@@ -142,31 +126,31 @@ class PixelNetwork(nn.Module):
         given = (x, t)
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
 
-        def eps(x: Tensor, t: Tensor, change: EditH | None) -> Tensor:
+        def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
             inputs = (self.space.to_pixels(x), t) if y is None else (self.space.to_pixels(x), t, y)
             self._check(inputs[0])
             if halves is None:
                 out = self.network(*inputs)
-            elif change is None:
+            elif edited is None:
                 seen[:] = [self.network.down_half(*inputs)]
                 out = self.network.up_half(*seen[0])
             else:
-                h, skips, emb = seen[0]
-                out = self.network.up_half(change(h, emb), skips, emb)
+                out = self.network.up_half(edited, *seen[0][1:])
             reader = transformer_options.get(VARIANCE)
-            if reader is not None and change is None and self.facts.learned_variance and self.facts.space == "pixels":
+            if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
-        def predict(change: EditH | None = None) -> Tensor:
+        def predict(edited: Tensor | None = None) -> Tensor:
             x, t = given
             if self.facts.prediction == "flow":
-                return flow_velocity(lambda x, t: eps(x, t, change), self.schedule, x, t / FLOW_TIME)
-            return eps(x, t, change)
+                return flow_velocity(lambda x, t: eps(x, t, edited), self.schedule, x, t / FLOW_TIME)
+            return eps(x, t, edited)
 
+        out = predict()
         if halves is not None:
-            halves["decode"] = predict
-        return predict()
+            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
+        return out
 
     def _check(self, x: Tensor) -> None:
         """Raises ValueError for pictures, `space` undone, that the network can't take."""
@@ -295,51 +279,6 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
     space = SPACES[facts.space]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
-
-
-def pixel_vae() -> comfy.sd.VAE:
-    """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
-    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
-
-
-def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
-    """The host's VAE with a network of ours: latents of so many channels, a ratio smaller than pictures."""
-    vae: Any = pixel_vae()
-    network.eval().requires_grad_(False)
-    vae.first_stage_model = network
-    vae.patcher = comfy.model_patcher.ModelPatcher(
-        network, load_device=vae.device, offload_device=mm.vae_offload_device()
-    )
-    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, ratio, ratio
-    vae.vae_dtype = torch.float32
-    return vae
-
-
-def vae_of(model: Any) -> comfy.sd.VAE:
-    """The VAE that belongs to one of the pack's models."""
-    if model.model.facts.space == "haar":
-        return vae_around(HaarVAE(), HaarFormat.latent_channels, HaarFormat.spacial_downscale_ratio)
-    return pixel_vae()
-
-
-def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:
-    """An empty LATENT of pictures."""
-    samples = torch.zeros(batch, COLOURS, height, width, device=mm.intermediate_device())
-    return {"samples": samples, "downscale_ratio_spacial": 1}
-
-
-def to_pixels(image: Tensor) -> Tensor:
-    """IMAGE [B H W C] in [0, 1] -> [B 3 H W] in [-1, 1]; transparency is left out."""
-    if image.ndim != 4 or image.shape[-1] < COLOURS or 0 in image.shape:
-        raise ValueError(
-            f"an IMAGE with {COLOURS} colour channels is needed, this one has the shape {list(image.shape)}"
-        )
-    return image[..., :COLOURS].movedim(-1, 1) * 2 - 1
-
-
-def facts_of(model: Any) -> Facts | None:
-    """What the pack knows of a MODEL; None for models that the host loaded."""
-    return getattr(model.model, "facts", None)
 
 
 def class_conditioning(labels: list[int]) -> list[Any]:

@@ -268,11 +268,11 @@ def test_video_latents_are_steered_by_their_colours(comfy):
 
     import comfy.latent_formats
 
-    from pack.nodes.host.sight import Sight
+    from pack.nodes.host.pictures import Decoder
 
     model = SimpleNamespace(model=SimpleNamespace(latent_format=comfy.latent_formats.Wan21()))
     z = torch.randn(2, 16, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    colours = Sight(model, None).colours(z)
+    colours = Decoder(model, None).colours(z)
     assert colours.shape == (2, 3, 3 * 4 * 5)
 
 
@@ -307,7 +307,7 @@ def test_the_hosts_clip_vision_guides_and_keeps_its_own_weights(execute, models,
 
 
 def test_the_layers_of_clip_vision_are_its_blocks(clip_vision):
-    from pack.nodes.host.clip_vision import VisionNetwork
+    from pack.nodes.host.guides.clip_vision import VisionNetwork
 
     network = VisionNetwork(clip_vision)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
