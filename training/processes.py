@@ -20,9 +20,7 @@ def join(device: str) -> tuple[int, int]:
     if "WORLD_SIZE" not in os.environ:
         return 0, 1
     if captures(device):
-        raise ValueError(
-            f"torchrun shares a batch among CPU cores; start without it, or with --device cpu (is {device})"
-        )
+        raise ValueError(f"start without torchrun or with --device cpu: it is for the cores of a CPU, not for {device}")
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     return dist.get_rank(), dist.get_world_size()

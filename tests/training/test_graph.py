@@ -12,7 +12,7 @@ from graph_on_cpu import CaptureError, Graph, NoNewTables, Watch
 from training_tasks import BATCH, TASKS
 
 from models.diffae.network import SemanticCodec
-from training import average, graph, latent_prior, loop, pictures, scenes, step
+from training import average, graph, latent_prior, loop, pictures, processes, scenes, step
 from training.semantic_start import CONFIG
 
 
@@ -248,6 +248,12 @@ def test_a_batch_of_another_size_is_refused():
     once(batch_of(1.0), 1e-3, 0.5)
     with pytest.raises(ValueError, match="size of the first"):
         once(batch_of(1.0, count=3), 1e-3, 0.5)
+
+
+def test_a_gpu_shares_no_batch_among_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="--device cpu"):
+        processes.join("cuda")
 
 
 def test_only_a_gpu_captures():
