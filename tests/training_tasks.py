@@ -14,8 +14,8 @@ from torch import nn
 
 from models.adm.network import Classifier, UNet
 from models.clip_noisy.network import ClipNoisy
-from models.schedule import NoiseSchedule
 from models.diffae.network import DiffusionAutoencoder
+from models.schedule import NoiseSchedule
 from training import classifier, clip, diffae, hspace_unet, loop, semantic_start, unet
 
 SMALL: dict[str, Any] = {"model_channels": 8, "channel_mult": (1, 2), "attention": (2,), "num_heads": 1}

@@ -21,6 +21,7 @@ from torch.nn.functional import l1_loss
 
 from models.diffae import parse_config
 from models.diffae.network import SemanticCodec
+from models.schedule import NoiseSchedule
 from models.training_files import replace_file
 
 from . import average
