@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .step import Energy, Step
-from .tensors import append_dims, norm, unit
+from .tensors import append_dims, norm, resized, unit
+
+EXACT, THROUGH = "at noisy", "through denoiser"  # estimators of noise-aware guides, and by the model's Jacobian
 
 
 def gradient(energy: Energy, x: Tensor, sigma: Tensor) -> Tensor:
@@ -35,6 +37,7 @@ class Term:
     relative: bool  # False: the paper's unit
     estimator: str  # one of ESTIMATORS
     mask: Tensor | None = None  # like x, axes of size 1 allowed, in [0, 1]: where the guide may act
+    least: float | None = None  # smallest value that the energy can have; None: a log-probability, never limited
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Reading:
     grad_norm: Tensor
     lambda_: Tensor
     dropped: Tensor  # bool: the gradient was NaN or infinite
+    limited: Tensor  # bool: the direction was cut to `stable_length`
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,37 @@ def pull_of(terms: Sequence[Term], step: Step, per_gradient: Tensor) -> Pull:
             (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=index + 1 < len(terms))
             grad, dropped = finite(grad)
             towards = -grad if term.mask is None else -grad * term.mask
+            limited = torch.zeros_like(dropped)
             if term.relative:
                 part = term.scale * unit(towards) * append_dims(_share(term.mask, step), grad.ndim)
-                length = norm(part) * step.reach / step.distance
+                length = norm(part) * step.reach
             else:
                 part = term.scale * towards
-                length = norm(part) * per_gradient / step.distance
-            readings.append(Reading(term.name, loss.detach(), norm(grad), length, dropped))
+                length = norm(part) * per_gradient
+                if term.least is not None and term.estimator == EXACT:
+                    longest = stable_length(loss.detach() - term.least, norm(towards), step)
+                    limited = length > longest
+                    part = torch.where(append_dims(limited, part.ndim), resized(part, longest / per_gradient), part)
+                    length = torch.where(limited, longest, length)
+            readings.append(Reading(term.name, loss.detach(), norm(grad), length / step.distance, dropped, limited))
             sums[term.relative] = sums[term.relative] + part if term.relative in sums else part
         masks = {id(term.mask): term.mask for term in terms}
         return Pulls(sums.get(False), sums.get(True), readings, *masks.values() if len(masks) == 1 else ())
 
     return pull
+
+
+def stable_length(height: Tensor, slope: Tensor, step: Step) -> Tensor:
+    """The longest direction at the noisy sample of an energy that is no log-probability, [B].
+
+    `height` [B] is E above its least value, `slope` [B] is |dE/dx|. A step from x by h down the gradient never leads
+    away from the minima of a convex E if h |dE/dx| <= 2 height / slope (Polyak 1987, sec. 5.3.2): on a parabola that is
+    its bottom. Longer ones overshoot more from step to step, as explicit Euler does where h times the curvature is over
+    2. A direction d moves x by (1 - q) |d| (`Step.taken`). Never longer than `Step.furthest`, for energies that are
+    flat at much noise.
+    """
+    tiny = torch.finfo(slope.dtype).tiny
+    return torch.minimum(2 * height / (slope * step.taken).clamp(min=tiny), step.furthest)
 
 
 def finite(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,8 +189,8 @@ def through_denoiser(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, 
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    "at noisy": at_noisy,
+    EXACT: at_noisy,
     "at denoised": at_denoised,
     "at denoised optimised": at_denoised_optimised,
-    "through denoiser": through_denoiser,
+    THROUGH: through_denoiser,
 }

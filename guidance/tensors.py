@@ -19,3 +19,8 @@ def unit(value: Tensor) -> Tensor:
     """Each sample at length 1, a zero sample as it is."""
     length = norm(value)
     return value / append_dims(length.where(length > 0, length.new_ones(())), value.ndim)
+
+
+def resized(value: Tensor, length: Tensor) -> Tensor:
+    """Each sample at its length of [B], a zero sample as it is."""
+    return unit(value) * append_dims(length, value.ndim)
