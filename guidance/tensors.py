@@ -15,6 +15,11 @@ def norm(value: Tensor) -> Tensor:
     return value.flatten(1).norm(dim=1)
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """[B ...], [B ...] -> [B], in float64: sums over a picture are long."""
+    return (a.flatten(1).double() * b.flatten(1).double()).sum(1)
+
+
 def unit(value: Tensor) -> Tensor:
     """Each sample at length 1, a zero sample as it is."""
     length = norm(value)
