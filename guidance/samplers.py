@@ -2,8 +2,8 @@
 
     x' = keep x + now D + before_1 D_-1 + before_2 D_-2 + fresh noise,
 
-D_-k the prediction k steps ago. The deterministic part of a step from s need not end at the next level s': samplers that
-add noise first go down to s_down. VE (x = x0 + s noise; Song et al. 2020, DDIM eq. 16; Karras et al. 2022):
+D_-k the prediction k steps ago. The deterministic part of a step from s need not end at the next level s': samplers
+that add noise first go down to s_down. VE (x = x0 + s noise; Song et al. 2020, DDIM eq. 16; Karras et al. 2022):
 
     s_up = min(s', eta s' sqrt(s^2 - s'^2) / s),  s_down = sqrt(s'^2 - s_up^2),  now = 1 - s_down / s.
 

@@ -36,7 +36,7 @@ def test_an_euler_step_on_the_asymmetric_prediction_is_asyrps_step():
 
 
 def test_on_a_flow_the_step_moves_the_pictures_share_only():
-    """x' = (1 - s') P~ + s' eps with eps of the plain prediction: 1 / (1 - s') is how much too strong it is without a'."""
+    """x' = (1 - s') P~ + s' eps with the plain prediction's eps: without a' it is 1 / (1 - s') too strong."""
     x, plain, edited = (drawn(2, 3, 4, 4, seed=k) for k in range(3))
     for sigma, following in ((0.9, 0.8), (0.5, 0.3), (0.2, 0.0)):
         eps = (x - (1 - sigma) * plain) / sigma

@@ -45,7 +45,7 @@ def host_model(flow, predict):
 
 
 def states(name, flow, options, additions, start):
-    """x at the beginning of each step and at the end, by the host's loop: prediction k of the run is fixed + its edit."""
+    """x at the beginning of each step and at the end, by the host's loop; every step predicts the same + its edit."""
     import comfy.k_diffusion.sampling as k_diffusion
 
     looks, seen = [], []
