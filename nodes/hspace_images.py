@@ -14,6 +14,7 @@ from . import sockets
 from .host.asyrp_timing import Eye, Inversion
 from .host.encoder import Encoder
 from .host.errors import GuidanceNode, about
+from .host.fit import check_latent
 from .host.hspace import BOTH, Application, applied, bottleneck_of
 from .host.hspace_record import content_of
 from .host.inversion import inversion_sigmas, shown, to_invert
@@ -108,6 +109,8 @@ def content_latents(model: Any, image: Tensor | None, latent: dict[str, Any] | N
     if image is not None and latent is None:
         return to_invert(model, image, vae)
     if latent is not None and image is None:
+        with about("latent"):
+            check_latent(model, latent["samples"])
         return latent["samples"]
     with about("image"):
         raise ValueError("the content is needed once; connect either image or latent")

@@ -17,7 +17,7 @@ from .host.guides import fingerprint
 from .host.hspace import bottleneck_of
 from .host.hspace_search import start_noise
 from .host.hspace_training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
-from .host.inversion import encode_picture, inversion_sigmas, no_conditioning, require_vae
+from .host.inversion import inversion_sigmas, no_conditioning, require_vae, to_invert
 from .host.semantic import as_json
 from .hspace import CATEGORY, latent_shape
 
@@ -132,7 +132,7 @@ class TrainHSpaceDirection(GuidanceNode):
             training = Training(model, encoder, vae, conditioning, recipe)
         began = time.monotonic()
         rising = inversion_sigmas(model, recipe.steps, "")
-        pictures = None if images is None else encode_picture(images, vae)
+        pictures = None if images is None else to_invert(model, images, vae, "images")
         noise = start_noise(model, latent_shape(model, size), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))

@@ -22,7 +22,7 @@ class HostClassifier:
         self.name = name
         self.facts = facts
         self.patcher = patcher
-        self.log_sigmas = NoiseSchedule.named(facts.schedule).sigmas.log().float()
+        self.log_sigmas = NoiseSchedule.of(facts).sigmas.log().float()
 
     def check(self, shape: torch.Size) -> None:
         """Raises ValueError for pictures [B 3 H W] of another size than the classifier's."""

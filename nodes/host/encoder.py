@@ -41,7 +41,7 @@ class Encoder:
         self.read_text = read_text
         self.texts: dict[str, Tensor] = {}  # every text once
         self.references: dict[tuple[Any, ...], Any] = {}  # and every reference picture
-        self.log_sigmas = NoiseSchedule.named(facts.schedule).sigmas.log().float()
+        self.log_sigmas = NoiseSchedule.of(facts).sigmas.log().float()
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert, stochastic_code
 from .errors import about
+from .fit import check_size, check_vae
 from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
 from .sampling import respaced_sigmas
 from .sight import is_flow, is_pixel_model
@@ -103,8 +104,10 @@ def no_conditioning(model: Any) -> list[Any]:
 
 
 def require_vae(model: Any, vae: Any) -> None:
-    """Raises ValueError where pictures can't become latents."""
-    if vae is None and not is_pixel_model(model):
+    """Raises ValueError where pictures can't become latents of the model."""
+    if vae is not None:
+        check_vae(model, vae)
+    elif not is_pixel_model(model):
         raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
 
 
@@ -118,7 +121,9 @@ def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tenso
     with about("vae"):
         require_vae(model, vae)
     with about(name):
-        return encode_picture(image, vae)
+        samples = encode_picture(image, vae)
+        check_size(model, samples.shape)
+        return samples
 
 
 def shown(model: Any, conditioning: list[Any] | None) -> list[Any]:

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from ...guidance.views import clamped
 from .errors import about
+from .fit import check_vae
 from .gradients import differentiable
 from .pixel_model import COLOURS, vae_around
 
@@ -120,6 +121,10 @@ def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bo
     """
     if not needed or is_pixel_model(model):
         return None
+    for name, wired in (("vae", vae), ("tiny_vae", tiny_vae)):
+        if wired is not None:
+            with about(name):
+                check_vae(model, wired)
     found = tiny_vae or tiny_decoder(model) or vae
     if found is None:
         with about("vae"):
