@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 COLOURS = 3
@@ -63,10 +64,16 @@ def check_area(network: Any, cond: Mapping[str, Any]) -> None:
     )
 
 
+def latent_channels(model: Any) -> int:
+    """Of a MODEL's latents as a VAE and a LATENT have them; some models pack several frames into one inside."""
+    latent_format = model.model.latent_format
+    axes = [2] * getattr(latent_format, "latent_dimensions", 2)
+    return latent_format.process_out(torch.zeros(1, latent_format.latent_channels, *axes)).shape[1]
+
+
 def check_latent(model: Any, samples: Tensor) -> None:
     """Raises ValueError for samples of a LATENT that are of another model than a MODEL."""
-    latent_format = model.model.latent_format
-    found, needed = samples.shape[1], latent_format.latent_channels
+    found, needed = samples.shape[1], latent_channels(model)
     if found != needed:
         raise ValueError(
             f"this LATENT has {found} channels, the model's latents have {needed}; encode with the VAE of the model's "
@@ -85,7 +92,7 @@ def check_size(model: Any, shape: Sequence[int]) -> None:
 
 def check_vae(model: Any, vae: Any) -> None:
     """Raises ValueError for a VAE of another model than a MODEL."""
-    found, needed = getattr(vae, "latent_channels", None), model.model.latent_format.latent_channels
+    found, needed = getattr(vae, "latent_channels", None), latent_channels(model)
     if found is not None and found != needed:
         raise ValueError(
             f"this VAE has {found} channels, the model's latents have {needed}; connect the VAE of the model's own "

@@ -161,6 +161,25 @@ def test_a_latent_of_another_model_is_refused_by_its_input(execute, models, kind
         execute("Guidance_HSpaceInject", model=models[kind][0], latent={"samples": torch.ones(shape)})
 
 
+def test_every_latent_format_of_the_host_says_what_its_vae_has(comfy):
+    """HunyuanImage's refiner packs two frames of 32 channels into one of 64."""
+    from types import SimpleNamespace
+
+    import comfy.latent_formats as formats
+
+    from pack.nodes.host.fit import latent_channels
+
+    kinds = [
+        kind for kind in vars(formats).values() if isinstance(kind, type) and issubclass(kind, formats.LatentFormat)
+    ]
+    found = {
+        kind.__name__: latent_channels(SimpleNamespace(model=SimpleNamespace(latent_format=kind()))) for kind in kinds
+    }
+    other = {name for name, channels in found.items() if channels != getattr(formats, name).latent_channels}
+    assert (found["SD15"], found["Flux2"], found["Wan21"]) == (4, 128, 16)
+    assert other <= {"HunyuanImage21Refiner"} and found.get("HunyuanImage21Refiner", 32) == 32
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 12, 16, 16), (1, 3, 64, 64)])
 def test_the_classifier_guided_sampler_names_its_latent(execute, models, shape):
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
