@@ -12,6 +12,7 @@ from ..guidance.asyrp_timing import BOOST, BOOST_PERCENT, BOOST_SHARE, EDIT, EDI
 from ..guidance.weight import Weight
 from . import sockets
 from .host.errors import GuidanceNode, about
+from .host.fit import check_latent
 from .host.guides.encoder import Encoder
 from .host.hspace.edit import bottleneck_of
 from .host.hspace.inject import Injection, content_of
@@ -103,6 +104,8 @@ def content_latents(model: Any, image: Tensor | None, latent: dict[str, Any] | N
     if image is not None and latent is None:
         return to_invert(model, image, vae)
     if latent is not None and image is None:
+        with about("latent"):
+            check_latent(model, latent["samples"])
         return latent["samples"]
     with about("image"):
         raise ValueError("the content is needed once; connect either image or latent")

@@ -29,6 +29,11 @@ def facts_of(model: Any) -> Facts | None:
     return getattr(model.model, "facts", None)
 
 
+def guesses_of(model: Any) -> dict[str, str]:
+    """What was assumed when one of our models was loaded, {input of its loader: value}."""
+    return dict(model.model.model_config.unet_config["checkpoint"].guesses)
+
+
 def latent_shape(model: Any, size: int) -> tuple[int, ...]:
     """[C h w] of the model's latents for pictures of that side; the pack's own models have theirs."""
     facts = facts_of(model)

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from ...guidance.views import clamped
 from ...models import haar
 from .errors import about
+from .fit import check_size, check_vae
 from .gradients import differentiable
 from .model import COLOURS, is_pixel_model
 from .pixel_model import HaarFormat
@@ -55,8 +56,10 @@ def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor 
 
 
 def require_vae(model: Any, vae: Any) -> None:
-    """Raises ValueError where pictures can't become latents."""
-    if vae is None and not is_pixel_model(model):
+    """Raises ValueError where pictures can't become latents of the model."""
+    if vae is not None:
+        check_vae(model, vae)
+    elif not is_pixel_model(model):
         raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
 
 
@@ -70,7 +73,9 @@ def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tenso
     with about("vae"):
         require_vae(model, vae)
     with about(name):
-        return encode_picture(image, vae)
+        samples = encode_picture(image, vae)
+        check_size(model, samples.shape)
+        return samples
 
 
 def pixel_vae() -> comfy.sd.VAE:
@@ -134,6 +139,10 @@ def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bo
     """
     if not needed or is_pixel_model(model):
         return None
+    for name, wired in (("vae", vae), ("tiny_vae", tiny_vae)):
+        if wired is not None:
+            with about(name):
+                check_vae(model, wired)
     found = tiny_vae or tiny_decoder(model) or vae
     if found is None:
         with about("vae"):

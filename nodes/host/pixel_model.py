@@ -11,6 +11,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.ops
 import comfy.supported_models_base
 import torch
@@ -20,8 +21,9 @@ from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
-from ...models.architecture import Checkpoint, Facts
+from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
 from ...models.schedule import NoiseSchedule, flow_velocity
+from .fit import check_area, check_pictures
 from .model import COLOURS
 
 CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
@@ -106,7 +108,8 @@ class PixelNetwork(nn.Module):
         self.name = checkpoint.name
         self.facts = checkpoint.facts
         self.space = SPACES[checkpoint.facts.space]
-        self.schedule = NoiseSchedule.named(checkpoint.facts.schedule)
+        self.schedule = NoiseSchedule.of(checkpoint.facts)
+        self.guessed_size = "image_size" in checkpoint.guesses
         self.in_channels = checkpoint.config.in_channels
         self.downscale = checkpoint.config.downscale
         self.network: Any = checkpoint.build(operations=operations, dtype=dtype, device=device)
@@ -127,8 +130,9 @@ class PixelNetwork(nn.Module):
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
 
         def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
-            inputs = (self.space.to_pixels(x), t) if y is None else (self.space.to_pixels(x), t, y)
-            self._check(inputs[0])
+            pictures = self.space.to_pixels(x)
+            check_pictures(self, pictures.shape)
+            inputs = (pictures, self._told(t)) if y is None else (pictures, self._told(t), y)
             if halves is None:
                 out = self.network(*inputs)
             elif edited is None:
@@ -152,20 +156,9 @@ class PixelNetwork(nn.Module):
             halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
         return out
 
-    def _check(self, x: Tensor) -> None:
-        """Raises ValueError for pictures, `space` undone, that the network can't take."""
-        extra = self.facts.low_res_channels
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            shape = [x.shape[0], x.shape[1] - extra, *x.shape[2:]]
-            raise ValueError(
-                f"the pixel model {self.name} takes a LATENT of {COLOURS} channels, this one has the shape "
-                f"{shape}; use Empty Pixel Latent, or VAE Encode with the VAE of Load Guidance Model"
-            )
-        if x.shape[2] % self.downscale or x.shape[3] % self.downscale:
-            raise ValueError(
-                f"the pixel model {self.name} takes pictures whose sides are multiples of {self.downscale}, this one "
-                f"is {x.shape[3]} x {x.shape[2]}; change width and height"
-            )
+    def _told(self, t: Tensor) -> Tensor:
+        """Timesteps as the network was trained to hear them."""
+        return t * (1000 / self.facts.training_steps) if self.facts.rescale_timesteps else t
 
 
 class PixelConfig(comfy.supported_models_base.BASE):
@@ -180,7 +173,17 @@ class PixelConfig(comfy.supported_models_base.BASE):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
         self.latent_format = SPACES[checkpoint.facts.space].latent_format()
-        self.sampling_settings = dict(HOST_SCHEDULES.get(checkpoint.facts.schedule, {}))
+        steps = {"timesteps": checkpoint.facts.training_steps}
+        self.sampling_settings = HOST_SCHEDULES.get(checkpoint.facts.schedule, {}) | steps
+
+
+class TrainedChain(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """A chain of any number of training steps; the host's own reckons percent in 1000."""
+
+    def percent_to_sigma(self, percent: float) -> float:
+        if not 0 < percent < 1:
+            return super().percent_to_sigma(percent)
+        return self.sigma(torch.tensor((1.0 - percent) * (self.num_timesteps - 1))).item()
 
 
 class PixelModel(comfy.model_base.BaseModel):
@@ -194,11 +197,17 @@ class PixelModel(comfy.model_base.BaseModel):
         super().__init__(config, kinds[facts.prediction], device=device, unet_model=cast(Any, PixelNetwork))
         self.facts = facts
         if facts.prediction == "eps":
-            schedule = NoiseSchedule.named(facts.schedule)
-            self.model_sampling._register_schedule(given_betas=schedule.betas)
+            self.model_sampling = TrainedChain(config)
+            self.model_sampling._register_schedule(given_betas=NoiseSchedule.of(facts).betas)
+
+    def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the host's Save Model writes: the weights, and what they don't tell."""
+        checkpoint: Checkpoint = self.model_config.unet_config["checkpoint"]
+        return super().state_dict_for_saving(*args, **kwargs) | {DESCRIPTION: description(checkpoint)}
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
+        check_area(self.diffusion_model, kwargs)
         if self.facts.class_names:
             out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
         if self.facts.semantic:
@@ -233,6 +242,11 @@ class PixelModel(comfy.model_base.BaseModel):
             raise ValueError(
                 "this class-conditional model was trained without an empty class, so every image needs a class label; "
                 "connect Class Conditioning to the sampler's positive (and, with cfg above 1, negative) input"
+            )
+        if int(labels.max()) >= len(self.facts.class_names):
+            raise ValueError(
+                f"the class label {int(labels.max())} is of another model, this one has {len(self.facts.class_names)} "
+                "classes; connect Class Conditioning of this model"
             )
         return torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels).to(device)
 

@@ -40,7 +40,7 @@ class Encoder:
         self.read_text = read_text
         self.texts: dict[str, Tensor] = {}  # every text once
         self.references: dict[tuple[Any, ...], Any] = {}  # and every reference picture
-        self.schedule = NoiseSchedule.named(facts.schedule)
+        self.schedule = NoiseSchedule.of(facts)
 
     @property
     def size(self) -> int:
