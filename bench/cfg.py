@@ -8,7 +8,6 @@ distance within a class. Writes `bench/results/cfg.json` after every cell, so a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from training.scenes import CLASSES, COLOURS, SHAPES, draw, render
 
-from . import judge
+from . import judge, made_with
 from .guided_step import load_pack
 from .host_server import PACK
 
@@ -28,7 +27,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
-WEIGHTS = PACK / "models" / "demo" / "models" / "scenes_unet.safetensors"
 EACH, AT_ONCE = 64, 128  # pictures of a shape; pictures in one batch
 SCALES = (1.5, 3.0, 5.0, 8.0)
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)  # CFG++'s, which has no scale
@@ -200,10 +198,10 @@ def draw_fronts(fronts: dict[str, dict[str, dict[str, float]]]) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "cfg.json"
-    sha = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]
+    made = made_with.hashes((made_with.UNET, made_with.JUDGE))
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if found.get("unet_sha256") != sha:
-        found = {"unet_sha256": sha, "fronts": {}}
+    if found.get("made_with") != made:
+        found = {"made_with": made, "fronts": {}}
     with torch.inference_mode():
         bench = Bench()
 
@@ -223,6 +221,7 @@ def main() -> None:
                     save()
                     print(name, key, cells[key], file=sys.stderr, flush=True)
         draw_fronts(found["fronts"])
+        made_with.record(RESULTS / "cfg.png", made)
     print(json.dumps(found))
 
 

@@ -6,7 +6,6 @@ Writes `bench/results/diffae.json` part by part, so a run resumes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from models.registry import DEMO, load_checkpoint
 from training.codes import SCHEDULE, Predict, decode, encode, in_parts
 from training.scenes import CLASSES, Scenes, draw, render
 
-from . import judge
+from . import judge, made_with
 from .host_server import PACK
 
 RESULT = PACK / "bench" / "results" / "diffae.json"
@@ -260,11 +259,10 @@ PARTS: dict[str, Callable[[Models], Any]] = {
 @torch.no_grad()
 def main() -> None:
     torch.set_num_threads(1)
-    weights = DEMO / "models" / "scenes_diffae.safetensors"
-    sha = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    made = made_with.hashes((made_with.DIFFAE, made_with.UNET, made_with.JUDGE))
     found: dict[str, Any] = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
-    if found.get("diffae_sha256") != sha:
-        found = {"diffae_sha256": sha}
+    if found.get("made_with") != made:
+        found = {"made_with": made}
     models = Models()
     for name, measure in PARTS.items():
         if name not in found:

@@ -39,3 +39,26 @@ def test_captions_stand_above_the_pictures_and_start_again(execute):
 def test_transparency_is_left_out(execute):
     (sheet,) = execute("Guidance_ContactSheet", images={"image0": torch.zeros(1, 4, 4, 4)}, scale=1)
     assert sheet.shape[-1] == 3
+
+
+def test_a_row_title_stands_over_its_row_and_an_empty_line_leaves_the_row_without(execute):
+    images = {"image0": torch.zeros(6, 32, 32, 3)}
+    (plain,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1)
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, row_titles="without\n\nwith")
+    assert sheet.shape[1] == plain.shape[1] + 2 * 16
+    rows = plain[0].split(36)
+    assert torch.equal(sheet[0, 16 : 16 + 72], torch.cat(rows[:2])) and torch.equal(sheet[0, -36:], rows[2])
+    assert sheet[0, :16].min() < 0.5 and sheet[0, 88:104].min() < 0.5
+
+
+def test_a_row_of_empty_captions_has_no_room_for_them(execute):
+    images = {"image0": torch.zeros(4, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, labels=";;A;B")
+    assert sheet.shape[1] == 36 + 36 + 12
+    assert (sheet[0, 2:34, 2:34] == 0).all() and sheet[0, 38:50].min() < 0.5
+
+
+def test_more_titles_than_rows_are_refused(execute):
+    images = {"image0": torch.zeros(4, 32, 32, 3)}
+    with pytest.raises(ValueError, match=r"row_titles.*these are 3 for 2 rows"):
+        execute("Guidance_ContactSheet", images=images, columns=2, scale=1, row_titles="a\nb\nc")
