@@ -37,7 +37,7 @@ Sample = Callable[[float], tuple[Any, float]]  # scale -> MODEL, cfg
 
 class Bench:
     def __init__(self) -> None:
-        self.pack = load_pack()
+        self.pack = load_pack("--force-channels-last")
         self.model = self.node("Guidance_LoadModel", model_name="scenes_unet.safetensors")[0]
 
     def node(self, name: str, **inputs: Any) -> Any:

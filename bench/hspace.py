@@ -38,7 +38,8 @@ def model_named(name: str) -> tuple[Any, int]:
     checkpoint = load_checkpoint(DEMO / "models" / name, "model")
     network: Any = checkpoint.build()
     network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()})
-    return network.eval().requires_grad_(False), checkpoint.facts.no_class or 0
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a fifth faster on a CPU
+    return network, checkpoint.facts.no_class or 0
 
 
 @dataclass
