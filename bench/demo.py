@@ -102,9 +102,10 @@ def result(folder: Path, seconds: float, unguided: list[bytes], guided: list[byt
 
 def what_to_look_at(found: dict[str, Any]) -> str:
     return (
-        f"look at {found['folder']}/sheet.png: each noise twice, above without guidance, below pulled towards the shape "
-        f"named over it. The judge, a network that no guide uses, sees that shape in {found['accuracy_unguided']:.0%} "
-        f"of the pictures without guidance and in {found['accuracy_guided']:.0%} with it; chance is {1 / len(SHAPES):.0%}"
+        f"look at {found['folder']}/sheet.png: each noise twice, above without guidance, below pulled towards the "
+        f"shape named over it. The judge, a network that no guide uses, sees that shape in "
+        f"{found['accuracy_unguided']:.0%} of the pictures without guidance and in {found['accuracy_guided']:.0%} with "
+        f"it; chance is {1 / len(SHAPES):.0%}"
     )
 
 

@@ -40,7 +40,7 @@ class Models:
 
     def _load(self, name: str) -> Any:
         checkpoint = load_checkpoint(DEMO / "models" / name, "model")
-        network = checkpoint.build()
+        network: Any = checkpoint.build()
         network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()})
         self.no_class = checkpoint.facts.no_class or 0
         return network.eval().to(memory_format=torch.channels_last)  # a fifth faster on a CPU

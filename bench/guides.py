@@ -298,7 +298,7 @@ def with_references(prompt: Prompt) -> Prompt:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py bench guides")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", default="", help="settings whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="settings whose names begin so")
     given = parser.parse_args()
     path = given.out / "guides.json"
     conditions = {
@@ -317,7 +317,7 @@ def main() -> None:
         save_references(host, scenes)
         pictures = Pictures(host)
         for name, (prompt, read) in settings(scenes).items():
-            if name in result["settings"] or not name.startswith(given.only):
+            if name in result["settings"] or not name.startswith(tuple(given.only)):
                 continue
             result["settings"][name] = read(pictures.of(prompt))
             path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")

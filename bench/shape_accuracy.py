@@ -31,7 +31,7 @@ from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
 CFG_SCALES = (1.0, 3.0)
-CLASSIFIER_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+CLASSIFIER_SCALES = (4.0, 8.0, 16.0, 32.0, 64.0)
 BATCH = 64
 Prompt = dict[str, dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps its picture as NAME.jpg, and what it was made with."""
+"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps its picture as NAME.jpg and what made it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = PACK / "workflows"
 
 
 def main() -> None:
-    with running(Path(os.environ["COMFYUI_PATH"])) as host:
+    with running(Path(os.environ["COMFYUI_PATH"]), flags=("--cpu", "--force-channels-last")) as host:
         for name in sys.argv[1:]:
             prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
             outputs = host.run(prompt)

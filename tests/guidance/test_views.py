@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pack.guidance.views import centred
 
 
