@@ -28,8 +28,8 @@ from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
 EACH, AT_ONCE = 64, 128  # pictures of a shape; pictures in one batch
-SCALES = (1.5, 3.0, 5.0, 8.0)
-STRENGTHS = (0.2, 0.4, 0.6, 0.8)  # CFG++'s, which has no scale
+SCALES = (3.0, 8.0, 1.5, 5.0)  # in the order in which they are measured
+STRENGTHS = (0.4, 0.8, 0.2, 0.6)  # CFG++'s, which has no scale
 LOW, HIGH = 0.19, 1.6  # sigma of the interval: .38 and 3.2 times the data's deviation, .5 (Kynkaanniemi et al. 2024)
 REAL, REAL_SEED = 4096, 770_101
 Sample = Callable[[float], tuple[Any, float]]  # scale -> MODEL, cfg
@@ -186,7 +186,7 @@ def draw_fronts(fronts: dict[str, dict[str, dict[str, float]]]) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
     for axis, key in zip(axes, ("kid", "distance"), strict=True):
         for name, cells in fronts.items():
-            points = [(value["accuracy"], value[key]) for value in cells.values()]
+            points = [(cells[strength]["accuracy"], cells[strength][key]) for strength in sorted(cells, key=float)]
             axis.plot(*zip(*points, strict=True), "o-", label=name)
         axis.set_xlabel("accuracy of the shape (judge)")
         axis.set_ylabel({"kid": "KID (lower is nearer to scenes)", "distance": "distance between pictures"}[key])

@@ -249,10 +249,10 @@ PARTS: dict[str, Callable[[Models], Any]] = {
     "predicted_x0": predicted,
     "eight_noises": eight_noises,
     "dials": dials,
-    "reconstruction": reconstruction,
     "few_shot": few_shot,
     "interpolation": interpolation,
     "kid": prior,
+    "reconstruction": reconstruction,
 }
 
 
