@@ -1,7 +1,7 @@
 """The demo: the shipped workflow on 64 pictures through the host's HTTP API, judged; JSON on the last line.
 
-64 pictures, 8 of each shape, seeds 0 to 63, 25 DDIM steps, unconditional predictions: once without, once with the
-classifier. Pictures land in `output/demo`.
+64 pictures, 8 of each shape, seed 0, 25 DDIM steps with fresh noise, unconditional predictions: once without, once with
+the classifier. Pictures land in `output/demo`.
 """
 
 from __future__ import annotations
