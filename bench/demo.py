@@ -40,13 +40,8 @@ def say(text: str) -> None:
 def prompt() -> dict[str, Any]:
     """The shipped workflow, for 64 pictures, with every picture saved."""
     workflow = copy.deepcopy(json.loads(WORKFLOW.read_text("utf-8")))
-    rows = PICTURES // len(SHAPES)
-    labels = "\n".join(list(SHAPES) * rows)
-    without, _, guided = workflow["8"]["inputs"]["row_titles"].splitlines()
-    workflow["8"]["inputs"] |= {
-        "labels": "\n" * PICTURES + labels,
-        "row_titles": without + "\n" * rows + guided,
-    }
+    labels = "\n".join(list(SHAPES) * (PICTURES // len(SHAPES)))
+    workflow["8"]["inputs"]["labels"] = "\n" * PICTURES + labels
     workflow["3"]["inputs"]["batch_size"] = PICTURES
     for sampler in (UNGUIDED, GUIDED):
         workflow[sampler]["inputs"] |= {"class_label": labels, "seed": 0}

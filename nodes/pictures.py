@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle, islice, zip_longest
 
 import torch
 from comfy_api.latest import io
@@ -41,24 +42,24 @@ def sheet_row(tiles: Tensor, columns: int, captions: list[str], title: str) -> T
     return torch.cat([line(title, row.shape[1], TITLE).to(row), row]) if title else row
 
 
-def contact_sheet(images: Tensor, columns: int, labels: list[str], scale: int, titles: list[str]) -> Tensor:
-    """[B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
+def contact_sheet(
+    batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]
+) -> Tensor:
+    """Batches [B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
 
-    One label is repeated for all; fewer labels than pictures start again from the first. Titles stand over rows, the
-    first over the first row. columns 0 makes a square. Raises ValueError for more titles than rows.
+    One label is repeated for all; fewer labels than pictures start again from the first. With titles each batch begins
+    a row, under its own. columns 0 makes a square. Raises ValueError for more titles than batches.
     """
-    count = len(images)
-    columns = columns or math.ceil(math.sqrt(count))
-    starts = range(0, count, columns)
-    if len(titles) > len(starts):
-        raise ValueError(f"a title for each row is needed, these are {len(titles)} for {len(starts)} rows")
-    tiles = interpolate(images.movedim(-1, 1), scale_factor=scale, mode="nearest").movedim(1, -1)
-    captions = [labels[index % len(labels)] if labels else "" for index in range(count)]
-    titles = titles + [""] * (len(starts) - len(titles))
-    rows = [
-        sheet_row(tiles[start : start + columns], columns, captions[start : start + columns], title)
-        for start, title in zip(starts, titles, strict=True)
-    ]
+    if len(titles) > len(batches):
+        raise ValueError(f"one title for each batch of images is needed, these are {len(titles)} for {len(batches)}")
+    columns = columns or math.ceil(math.sqrt(sum(map(len, batches))))
+    groups = batches if titles else [torch.cat(batches)]
+    captions = cycle(labels or [""])
+    rows = []
+    for images, title in zip_longest(groups, titles, fillvalue=""):
+        for place, part in enumerate(images.split(columns)):
+            tiles = interpolate(part.movedim(-1, 1), scale_factor=scale, mode="nearest").movedim(1, -1)
+            rows.append(sheet_row(tiles, columns, list(islice(captions, len(part))), "" if place else title))
     return torch.cat(rows)[None]
 
 
@@ -90,11 +91,11 @@ class ContactSheet(GuidanceNode):
                 ),
                 io.Int.Input("scale", default=4, min=1, max=16, tooltip="Each pixel becomes a square of this side."),
                 io.String.Input(
-                    "row_titles",
+                    "titles",
                     multiline=True,
                     default="",
                     optional=True,
-                    tooltip="Titles over the rows, one a line; an empty line leaves its row without.",
+                    tooltip="Titles of the batches, one a line. Each batch then begins a row, under its title.",
                 ),
             ],
             outputs=[io.Image.Output()],
@@ -102,7 +103,7 @@ class ContactSheet(GuidanceNode):
 
     @classmethod
     def run(
-        cls, images: dict[str, Tensor], columns: int, labels: str, scale: int, row_titles: str = ""
+        cls, images: dict[str, Tensor], columns: int, labels: str, scale: int, titles: str = ""
     ) -> io.NodeOutput:
         batches = [batch[..., :3] for batch in images.values() if batch is not None]
         with about("images"):
@@ -111,8 +112,8 @@ class ContactSheet(GuidanceNode):
             sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
             if len(sizes) > 1:
                 raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
-        with about("row_titles"):
-            sheet = contact_sheet(torch.cat(batches), columns, split_labels(labels), scale, split_labels(row_titles))
+        with about("titles"):
+            sheet = contact_sheet(batches, columns, split_labels(labels), scale, split_labels(titles))
         return io.NodeOutput(sheet)
 
 

@@ -41,14 +41,20 @@ def test_transparency_is_left_out(execute):
     assert sheet.shape[-1] == 3
 
 
-def test_a_row_title_stands_over_its_row_and_an_empty_line_leaves_the_row_without(execute):
-    images = {"image0": torch.zeros(6, 32, 32, 3)}
+def test_each_batch_begins_a_row_under_its_title(execute):
+    images = {"image0": torch.zeros(3, 32, 32, 3), "image1": torch.zeros(2, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles="without\nwith")
+    rows = sheet[0].split([16, 36, 36, 16, 36])
+    assert [bool((row == 0).any()) for row in rows] == [True] * 5
+    assert (rows[2][:, 36:] == 1).all() and (rows[4][2:34, 38:70] == 0).all()
+    assert not torch.equal(rows[0], rows[3])
+
+
+def test_an_empty_title_leaves_its_batch_without(execute):
+    images = {"image0": torch.zeros(2, 32, 32, 3), "image1": torch.zeros(2, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles=";with")
     (plain,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1)
-    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, row_titles="without\n\nwith")
-    assert sheet.shape[1] == plain.shape[1] + 2 * 16
-    rows = plain[0].split(36)
-    assert torch.equal(sheet[0, 16 : 16 + 72], torch.cat(rows[:2])) and torch.equal(sheet[0, -36:], rows[2])
-    assert sheet[0, :16].min() < 0.5 and sheet[0, 88:104].min() < 0.5
+    assert torch.equal(sheet[0, :36], plain[0, :36]) and torch.equal(sheet[0, 52:], plain[0, 36:])
 
 
 def test_a_row_of_empty_captions_has_no_room_for_them(execute):
@@ -58,7 +64,7 @@ def test_a_row_of_empty_captions_has_no_room_for_them(execute):
     assert (sheet[0, 2:34, 2:34] == 0).all() and sheet[0, 38:50].min() < 0.5
 
 
-def test_more_titles_than_rows_are_refused(execute):
+def test_more_titles_than_batches_are_refused(execute):
     images = {"image0": torch.zeros(4, 32, 32, 3)}
-    with pytest.raises(ValueError, match=r"row_titles.*these are 3 for 2 rows"):
-        execute("Guidance_ContactSheet", images=images, columns=2, scale=1, row_titles="a\nb\nc")
+    with pytest.raises(ValueError, match=r"titles.*these are 2 for 1"):
+        execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles="a\nb")
