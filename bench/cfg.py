@@ -3,7 +3,7 @@
 On the shipped U-Net, through the host's samplers in this process. Composition: 128 pictures a setting, 30 steps.
 Fronts: 512 pictures a cell, 64 a shape, the same noise everywhere, 20 steps of ddim; accuracy of the shape by the judge
 against KID (unbiased, cubic kernel, of the judge's last features, to 4096 scenes) and against the mean pairwise
-distance within a class. Writes `bench/results/cfg.json` after every cell, so a run resumes, and the plots of it.
+distance within a class. Writes `bench/results/cfg.json` and `cfg.png` after every cell, so a run resumes.
 """
 
 from __future__ import annotations
@@ -193,6 +193,7 @@ def draw_fronts(fronts: dict[str, dict[str, dict[str, float]]]) -> None:
     axes[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(RESULTS / "cfg.png", dpi=90)
+    pyplot.close(figure)
 
 
 def main() -> None:
@@ -207,6 +208,8 @@ def main() -> None:
 
         def save() -> None:
             path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            draw_fronts(found["fronts"])
+            made_with.record(RESULTS / "cfg.png", made)
 
         if "composition" not in found:
             found["composition"] = composition(bench)
@@ -220,8 +223,6 @@ def main() -> None:
                     cells[key] = cell(bench, sample, strengths[place], real)
                     save()
                     print(name, key, cells[key], file=sys.stderr, flush=True)
-        draw_fronts(found["fronts"])
-        made_with.record(RESULTS / "cfg.png", made)
     print(json.dumps(found))
 
 
