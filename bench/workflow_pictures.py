@@ -17,7 +17,7 @@ FOLDER = PACK / "workflows"
 
 
 def main() -> None:
-    with running(Path(os.environ["COMFYUI_PATH"]), flags=("--cpu", "--force-channels-last")) as host:
+    with running(Path(os.environ["COMFYUI_PATH"])) as host:
         for name in sys.argv[1:]:
             prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
             outputs = host.run(prompt)
