@@ -37,8 +37,8 @@ CONFIG = ClipNoisyConfig(
 )
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, weight_decay=0.02, seed=2, ema=0.998)
 LOGIT_SCALE = 30.0  # exp(30 cos) is the likelihood ratio that the loss fits, so 30 is the exact guidance scale
-# At weight 1. Text and content: 4 x the exact scale, as SDG's 120 is of CLIP's; the others by their effect on scenes.
-GUIDE_SCALES = {"text": 120.0, "content": 120.0, "difference": 50.0, "self-similarity": 600.0, "style": 4e5}
+# At weight 1, by their effect on scenes: text and content 8 and 4 x the exact scale (SDG's text: 4 x that of its CLIP).
+GUIDE_SCALES = {"text": 240.0, "content": 120.0, "difference": 50.0, "self-similarity": 600.0, "style": 4e5}
 
 
 class NoisyContrast:
