@@ -12,13 +12,13 @@ from ..guidance.asyrp_timing import BOOST, BOOST_PERCENT, BOOST_SHARE, EDIT, EDI
 from ..guidance.weight import Weight
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.fit import check_latent
 from .host.guides.encoder import Encoder
 from .host.hspace.edit import bottleneck_of
 from .host.hspace.inject import Injection, content_of
 from .host.hspace.run import applied
 from .host.hspace.timing import Distance, Inversion
 from .host.inversion import inversion_sigmas, shown
+from .host.model import check_latent
 from .host.pictures import to_invert
 from .hspace import CATEGORY, edit_window
 from .plot import Panel, plot

@@ -18,9 +18,8 @@ from torch.nn.functional import interpolate
 from ...guidance.views import clamped
 from ...models import haar
 from .errors import about
-from .fit import check_size, check_vae
 from .gradients import differentiable
-from .model import COLOURS, is_pixel_model
+from .model import COLOURS, check_size, check_vae, is_pixel_model
 from .pixel_model import HaarFormat
 
 VIDEO = 5  # axes of a video latent, [B C T H W]

@@ -17,18 +17,14 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
 from ...models.schedule import NoiseSchedule, flow_velocity
-from .fit import check_area, check_pictures
-from .model import COLOURS
+from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
+from .model import COLOURS, check_area, check_pictures
 
-CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
-LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
-Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
 HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
@@ -208,47 +204,18 @@ class PixelModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
         check_area(self.diffusion_model, kwargs)
+        out.pop("c_crossattn", None)  # what the network takes of the embedding is read here
+        refuse_foreign(kwargs, self.facts)
+        device = kwargs["device"]
         if self.facts.class_names:
-            out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+            labels = labels_in(kwargs, self.facts)
+            rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
+            out["y"] = comfy.conds.CONDRegular(rows.to(device))
         if self.facts.semantic:
-            out["y"] = comfy.conds.CONDRegular(self._codes(kwargs.get(Z_SEM), kwargs["device"]))
+            out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
         if self.facts.low_res_channels:
-            out["c_concat"] = comfy.conds.CONDNoiseShape(self._enlarged(kwargs.get(LOW_RES), kwargs["noise"]))
+            out["c_concat"] = comfy.conds.CONDNoiseShape(picture_in(kwargs))
         return out
-
-    def _enlarged(self, low_res: Tensor | None, noise: Tensor) -> Tensor:
-        """The small picture at the size of the large one, as the published network does it. [n 3 H W]."""
-        if low_res is None:
-            raise ValueError(
-                "this model enlarges a small picture, and none was given; connect Upscale Conditioning to the "
-                "sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
-
-    def _codes(self, z_sem: Tensor | None, device: Any) -> Tensor:
-        """Code i for picture i."""
-        if z_sem is None or z_sem.shape[1] != self.facts.semantic:
-            came = "none was given" if z_sem is None else f"one of {z_sem.shape[1]} was given"
-            raise ValueError(
-                f"this model decodes a semantic code of {self.facts.semantic} numbers, and {came}; connect Apply "
-                "Semantic of the same autoencoder to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return z_sem.to(device)
-
-    def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
-        """Rows of the label table, "no class" included."""
-        labels = torch.tensor([NO_CLASS]) if labels is None else labels
-        if (labels == NO_CLASS).any() and self.facts.no_class is None:
-            raise ValueError(
-                "this class-conditional model was trained without an empty class, so every image needs a class label; "
-                "connect Class Conditioning to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        if int(labels.max()) >= len(self.facts.class_names):
-            raise ValueError(
-                f"the class label {int(labels.max())} is of another model, this one has {len(self.facts.class_names)} "
-                "classes; connect Class Conditioning of this model"
-            )
-        return torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels).to(device)
 
 
 def load_pixel_model(
@@ -293,8 +260,3 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
     space = SPACES[facts.space]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
-
-
-def class_conditioning(labels: list[int]) -> list[Any]:
-    """CONDITIONING that holds class labels and nothing else."""
-    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]
