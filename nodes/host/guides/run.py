@@ -84,5 +84,8 @@ def _around_prediction(
 
 
 FEATURE = Feature(
-    KEY, _begin, {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction}
+    KEY,
+    _begin,
+    {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction},
+    nodes="Apply Guides",
 )
