@@ -15,7 +15,17 @@ def norm(value: Tensor) -> Tensor:
     return value.flatten(1).norm(dim=1)
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """[B ...], [B ...] -> [B], in float64: sums over a picture are long."""
+    return (a.flatten(1).double() * b.flatten(1).double()).sum(1)
+
+
 def unit(value: Tensor) -> Tensor:
     """Each sample at length 1, a zero sample as it is."""
     length = norm(value)
     return value / append_dims(length.where(length > 0, length.new_ones(())), value.ndim)
+
+
+def resized(value: Tensor, length: Tensor) -> Tensor:
+    """Each sample at its length of [B], a zero sample as it is."""
+    return unit(value) * append_dims(length, value.ndim)
