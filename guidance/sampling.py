@@ -121,8 +121,8 @@ def transitions(sigmas: Sequence[float], may_rise: bool = False) -> list[Transit
     rising = [(s, p) for s, p in zip(sigmas[:-1], sigmas[1:], strict=True) if p > s]
     if rising and not may_rise:
         raise ValueError(
-            "the noise levels rise (from {:.4g} to {:.4g}), and this sampler has no formula for that; use DDIM Inversion, "
-            "or DDIM Sampler with eta 0".format(*rising[0])
+            "the noise levels rise (from {:.4g} to {:.4g}), and this sampler has no formula for that; use DDIM "
+            "Inversion, or DDIM Sampler with eta 0".format(*rising[0])
         )
     pairs = list(zip(sigmas[:-1], sigmas[1:], strict=True))
     floor = Transition(*pairs[-2], 0.0).posterior if len(pairs) > 1 else Transition(*pairs[-1], 0.0).beta

@@ -127,8 +127,8 @@ def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
         steps, most = int(respacing), int(len(table) * denoise)
         if steps > most:
             raise ValueError(
-                f"{steps} steps at denoise {denoise:g} are more than the last {most} of the model's {len(table)} training "
-                f"steps; use at most {most}, or a larger denoise"
+                f"{steps} steps at denoise {denoise:g} are more than the last {most} of the model's {len(table)} "
+                f"training steps; use at most {most}, or a larger denoise"
             )
         kept = respaced(str(int(steps / denoise)), len(table))
     else:
