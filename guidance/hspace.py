@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .tensors import append_dims, norm
+from .tensors import append_dims, at_least_float32, norm, wide
 
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
@@ -28,25 +28,22 @@ def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float, fl
     A sampler makes X' = D' + q (X - D'), so D' = D + a' (D~ - D) / (1 - q). Other samplers: `samplers.Move.edit`. The
     difference is formed in float32, for dividing it enlarges what rounding has left of it.
     """
-    return plain + (wide(edited) - wide(plain)) * signal_at(following, flow) / (1 - following / sigma)
+    return plain + (at_least_float32(edited) - at_least_float32(plain)) * signal_at(following, flow) / (
+        1 - following / sigma
+    )
 
 
 def asymmetric_step(
     x: Tensor, plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False
 ) -> Tensor:
     """Asyrp's step itself: X' = D + q (X - D) + a' (D~ - D), as training makes it."""
-    moved = signal_at(following, flow) * (wide(edited) - wide(plain))
+    moved = signal_at(following, flow) * (at_least_float32(edited) - at_least_float32(plain))
     return plain + (following / sigma) * (x - plain) + moved
 
 
 def signal_at(sigma: float, flow: bool) -> float:
     """The share of x0 in x."""
     return 1 - sigma if flow else 1.0
-
-
-def wide(value: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
@@ -108,7 +105,7 @@ def combined(shifts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
     """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
-    a, b = h.flatten(1).double(), content.flatten(1).double()
+    a, b = wide(h.flatten(1)), wide(content.flatten(1))
     b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
     theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
     small = theta.sin() < 1e-6
@@ -145,7 +142,7 @@ def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
     (Haas et al. 2023, arXiv 2303.11073.) Signs are fixed: the largest number of a component is positive.
     """
-    flat = bottlenecks.flatten(1).double()
+    flat = wide(bottlenecks.flatten(1))
     mean = flat.mean(0)
     _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
     rows = rows[:count]

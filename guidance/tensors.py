@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -15,9 +16,19 @@ def norm(value: Tensor) -> Tensor:
     return value.flatten(1).norm(dim=1)
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """Half precision in float32, everything else as it is."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float64 where the device has it; Apple's GPUs have none, there in float32."""
+    return value.float() if value.device.type == "mps" else value.double()
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """[B ...], [B ...] -> [B], in float64: sums over a picture are long."""
-    return (a.flatten(1).double() * b.flatten(1).double()).sum(1)
+    """[B ...], [B ...] -> [B], wide: sums over a picture are long."""
+    return (wide(a.flatten(1)) * wide(b.flatten(1))).sum(1)
 
 
 def unit(value: Tensor) -> Tensor:
