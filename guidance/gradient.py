@@ -106,11 +106,11 @@ def stable_length(height: Tensor, slope: Tensor, step: Step) -> Tensor:
     `height` [B] is E above its least value, `slope` [B] is |dE/dx|. A step from x by h down the gradient never leads
     away from the minima of a convex E if h |dE/dx| <= 2 height / slope (Polyak 1987, sec. 5.3.2): on a parabola that is
     its bottom. Longer ones overshoot more from step to step, as explicit Euler does where h times the curvature is over
-    2. A direction d moves x by (1 - q) |d| (`Step.taken`). Never longer than `Step.furthest`, for energies that are
+    2. A direction d moves x by `Step.now` |d|. Never longer than `Step.furthest`, for energies that are
     flat at much noise.
     """
     tiny = torch.finfo(slope.dtype).tiny
-    return torch.minimum(2 * height / (slope * step.taken).clamp(min=tiny), step.furthest)
+    return torch.minimum(2 * height / (slope * step.now).clamp(min=tiny), step.furthest)
 
 
 def finite(grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ class Step:
     flow: bool = False
     data_std: float = 1.0  # root mean square of clean data, for `clean_variance`
     pull_back: Callable[[Tensor], Tensor] | None = None  # c -> J^T c with J = d denoised / dx; None: not available
-    following: float = 0.0  # sigma that the sampler's deterministic part goes to, see `guidance.samplers`
+    now: float = 1.0  # how far the sampler moves x for a shift of `denoised` by 1: `guidance.samplers.Move.now`
 
     @property
     def distance(self) -> Tensor:
@@ -55,11 +55,6 @@ class Step:
         It does not depend on where the sample is, so no sample can leave for good, whatever the energy.
         """
         return FURTHEST * (self.x[0].numel() * self.clean_variance).sqrt()
-
-    @property
-    def taken(self) -> Tensor:
-        """How far x moves for a shift of `denoised` by 1, [B]: x' = denoised + q (x - denoised), so 1 - q."""
-        return 1 - self.following / self.sigma
 
     @property
     def reach(self) -> Tensor:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .state_dict import CheckpointError, StateDict, averaged_weights
+from .state_dict import CheckpointError, StateDict, averaged_weights, bare, without_bookkeeping
 
 ConfigT = TypeVar("ConfigT")
+COLOURS = 3
+DESCRIPTION = "guidance_description"  # a key: our metadata as bytes, in files that the host saves of our models
 
 
 class UnknownArchitectureError(CheckpointError):
@@ -27,6 +29,10 @@ class Facts:
     """Side in pixels of the pictures it was trained on."""
     schedule: str = "linear"
     """Name of its noise schedule (`models.schedule.BETAS`)."""
+    training_steps: int = 1000
+    """Timesteps of that schedule."""
+    rescale_timesteps: bool = False
+    """The network is told t * 1000 / training_steps and not t (`rescale_timesteps` of the published code)."""
     class_names: tuple[str, ...] = ()
     """Names of its classes in order; empty for a network without classes."""
     class_groups: tuple[int, ...] = ()
@@ -73,6 +79,8 @@ class Architecture(Generic[ConfigT]):
     """Beginnings of keys that files have and the network doesn't need."""
     beside: tuple[str, ...] = ()
     """Keys that stand beside the network's: kept apart, where a file has them."""
+    guesses: Callable[[ConfigT], dict[str, str]] = lambda config: {}
+    """What was assumed of a file that nobody knows, {input of its loader: value}; empty for public files."""
 
     def lacks(self, state: StateDict) -> list[str]:
         return [key for key in self.keys if key not in state] + [f"no {key}" for key in self.absent if key in state]
@@ -88,6 +96,8 @@ class Checkpoint:
     facts: Facts
     state: dict[str, Tensor]
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+    guesses: Mapping[str, str] = field(default_factory=dict)
+    """What was assumed, {input of its loader: value}, because neither weights nor metadata tell it."""
 
     def build(self, **options: Any) -> nn.Module:
         """The network without its weights; options as in `Architecture.build`."""
@@ -117,51 +127,129 @@ def parse(
     name: str, state: dict[str, Tensor], metadata: Mapping[str, str], families: Sequence[Architecture[Any]]
 ) -> Checkpoint:
     """Family, configuration and facts of a state dict, checked key by key and shape by shape."""
-    state = averaged_weights(state)
+    if DESCRIPTION in state:
+        metadata = {**metadata, **_described(state, name)}
+    if any(key.startswith("first_stage_model.") for key in state):
+        raise CheckpointError(
+            f"{name} holds an autoencoder beside its network (first_stage_model.), so the network works on latents; "
+            "models of pictures are loaded here, and Load Checkpoint loads Stable Diffusion's"
+        )
+    state = _keys_of_a_family(state, families)
     own = {family.id: family for family in families}.get(metadata.get("architecture", ""))
     family = own or detect(state, families, name)
     beside = {key: state.pop(key) for key in family.beside if key in state}
     if own is not None:
-        try:
-            config = own.parse_config(json.loads(metadata["config"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{name} says it is {own.title}, but its configuration can't be read: {error}"
-            ) from error
-        facts = _own_facts(own.facts(config), metadata)
+        config, facts, guesses = _stated(own, metadata, name)
     else:
-        try:
-            config = family.read_config(state)
-        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
-            ) from error
-        facts = family.facts(config)
+        config = _read(family, state, name)
+        facts, guesses = family.facts(config), family.guesses(config)
         state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
+    _check_channels(family, config, name)
     _check_weights(family, config, state, name)
-    return Checkpoint(name, family, config, facts, state, beside)
+    return Checkpoint(name, family, config, facts, state, beside, guesses)
+
+
+def _described(state: StateDict, name: str) -> dict[str, str]:
+    """Our metadata out of a file that the host saved."""
+    try:
+        return dict(json.loads(bytes(state[DESCRIPTION].tolist()).decode()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{name} was saved of one of this pack's models, and its description is damaged"
+        ) from error
+
+
+def _keys_of_a_family(state: StateDict, families: Sequence[Architecture[Any]]) -> dict[str, Tensor]:
+    """The weights that a network is sampled with, under their own names where that leads nearer to a family."""
+    state = averaged_weights(without_bookkeeping(state))
+    state.pop(DESCRIPTION, None)
+    within = averaged_weights(bare(state))
+    if _distance(within, families) >= _distance(state, families):
+        return state
+    return within
+
+
+def _distance(state: StateDict, families: Sequence[Architecture[Any]]) -> float:
+    """Share of its keys that the nearest family lacks."""
+    return min(len(family.lacks(state)) / len(family.keys) for family in families)
+
+
+def _stated(family: Architecture[Any], metadata: Mapping[str, str], name: str) -> tuple[Any, Facts, dict[str, str]]:
+    """Configuration, facts and guesses that one of our own files carries."""
+    try:
+        config = family.parse_config(json.loads(metadata["config"]))
+        return config, _own_facts(family.facts(config), metadata), json.loads(metadata.get("guesses", "{}"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} says it is {family.title}, but its configuration can't be read: {error}"
+        ) from error
+
+
+def _read(family: Architecture[ConfigT], state: StateDict, name: str) -> ConfigT:
+    try:
+        return family.read_config(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} {error}") from error
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
+        ) from error
+
+
+def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """What `parse` needs of one of our own files beside its weights."""
+    facts = checkpoint.facts
+    metadata = {"architecture": checkpoint.architecture.id, "config": json.dumps(asdict(checkpoint.config))}
+    metadata |= {key: json.dumps(getattr(facts, key)) for key in JSON_FACTS}
+    metadata |= {key: str(int(getattr(facts, key))) for key in NUMBERS if getattr(facts, key) is not None}
+    metadata |= {key: getattr(facts, key) for key in TEXTS}
+    return metadata | {"guesses": json.dumps(dict(checkpoint.guesses))}
+
+
+def description(checkpoint: Checkpoint) -> Tensor:
+    """`metadata_of` as the tensor DESCRIPTION, for hosts that save tensors alone. [bytes] uint8."""
+    return torch.tensor(list(json.dumps(metadata_of(checkpoint)).encode()), dtype=torch.uint8)
+
+
+JSON_FACTS = ("class_names", "class_groups")
+NUMBERS = ("image_size", "no_class", "training_steps", "rescale_timesteps")
+TEXTS = ("schedule", "space", "prediction")
 
 
 def _own_facts(read: Facts, metadata: Mapping[str, str]) -> Facts:
     """Facts of our own files: what the metadata states goes before what the configuration implies."""
-    stated: dict[str, Any] = {}
-    for key in ("class_names", "class_groups"):
-        if key in metadata:
-            stated[key] = tuple(json.loads(metadata[key]))
-    for key in ("image_size", "no_class"):
-        if key in metadata:
-            stated[key] = int(metadata[key])
+    stated: dict[str, Any] = {key: tuple(json.loads(metadata[key])) for key in JSON_FACTS if key in metadata}
+    stated |= {key: int(metadata[key]) for key in NUMBERS if key in metadata}
+    stated |= {key: metadata[key] for key in TEXTS if key in metadata}
     if "guide_scales" in metadata:
         stated["guide_scales"] = json.loads(metadata["guide_scales"])
-    for key in ("schedule", "space", "prediction"):
-        if key in metadata:
-            stated[key] = metadata[key]
-    return Facts(**{**vars(read), **stated})
+    return replace(read, **stated)
+
+
+def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
+    """Raises CheckpointError for models and classifiers of anything but colour pictures."""
+    if family.kind == "encoder":
+        return
+    given, upsampler = config.in_channels, family.kind == "model" and config.in_channels == 2 * COLOURS
+    if given != COLOURS and not upsampler:
+        what = "grey pictures" if given == 1 else "latents of an autoencoder" if given == 4 else "something else"
+        raise CheckpointError(
+            f"{name} is {family.title} whose input has {given} channel{'s' * (given > 1)} ({what}); 3 colour channels "
+            "are needed" + (", 6 in an upsampler; use a model of colour pictures" if family.kind == "model" else "")
+        )
+    if family.kind == "model" and config.out_channels not in (COLOURS, 2 * COLOURS):
+        raise CheckpointError(
+            f"{name} is {family.title} that predicts {config.out_channels} channels; 3 are needed, or 6 with a learned "
+            "variance"
+        )
 
 
 def _check_weights(family: Architecture[Any], config: Any, state: StateDict, name: str) -> None:
-    with torch.device("meta"):
-        expected = family.build(config).state_dict()
+    try:
+        with torch.device("meta"):
+            expected = family.build(config).state_dict()
+    except ValueError as error:
+        raise CheckpointError(f"{name} looks like {family.title}, but can't be built as one: {error}") from error
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     reshaped = [key for key in expected if key in state and expected[key].shape != state[key].shape]

@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .architecture import Facts
+
 
 def linear_betas(steps: int = 1000) -> Tensor:
     """Ho et al. 2020: evenly spaced betas, scaled so that any number of steps ends at the same noise. float64."""
@@ -45,6 +47,11 @@ class NoiseSchedule:
     @classmethod
     def named(cls, name: str, steps: int = 1000) -> NoiseSchedule:
         return cls(torch.cumprod(1 - BETAS[name](steps), dim=0))
+
+    @classmethod
+    def of(cls, facts: Facts) -> NoiseSchedule:
+        """The schedule that a network was trained with."""
+        return cls.named(facts.schedule, facts.training_steps)
 
     @cached_property
     def previous(self) -> Tensor:

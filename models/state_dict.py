@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Mapping
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
-WRAPPERS = ("state_dict", "ema_state_dict", "ema", "model_state_dict", "model", "params")  # in order of preference
+WRAPPERS = (  # in order of preference: averaged weights are what a model is sampled with
+    ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema")
+    + ("state_dict", "model_state_dict", "model", "params", "net", "module")
+)
+AVERAGED = ("ema_model.", "model_ema.", "params_ema.")  # before keys of a file that holds a network twice ...
+TRAINED = ("model.", "params.")  # ... and before those of the copy that was trained
+COUNTERS = ("decay", "num_updates", "n_averaged", "step", "initted")  # of averaging, beside the weights
+CHAIN = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights")  # of the schedule
 GROWTH = 4  # tensors may share numbers, so a file may hold more than its size, but not endlessly
 ValueT = TypeVar("ValueT")
 
@@ -96,11 +104,15 @@ def unwrapped(content: Any) -> Any:
     """What a file held: itself, or what stands under a usual wrapper key; wrappers may be nested, but not endlessly."""
     for _ in WRAPPERS:
         inside = content if isinstance(content, Mapping) else {}
-        wrapped = [inside[key] for key in WRAPPERS if isinstance(inside.get(key), Mapping)]
+        wrapped = [inside[key] for key in WRAPPERS if _holds_more_than_numbers(inside.get(key))]
         if not wrapped:
             break
         content = wrapped[0]
     return content
+
+
+def _holds_more_than_numbers(part: Any) -> bool:
+    return isinstance(part, Mapping) and any(not isinstance(value, (int, float, str)) for value in part.values())
 
 
 def _tensors(content: Any, name: str) -> dict[str, Tensor]:
@@ -130,10 +142,34 @@ def _check_finite(state: StateDict, name: str) -> None:
 
 
 def averaged_weights(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Lightning files hold a network twice, as `model.` and `ema_model.`: the averaged one, and what stands beside."""
-    if not any(key.startswith("ema_model.") for key in state):
+    """Of a file that holds a network twice, as `model.` and `ema_model.`: the averaged copy, and what stands beside.
+
+    Latent diffusion's code averages under names without dots, `model_ema.` and `input_blocks00weight`.
+    """
+    averaged = next((prefix for prefix in AVERAGED if any(key.startswith(prefix) for key in state)), None)
+    if averaged is None:
         return dict(state)
-    return {key.removeprefix("ema_model."): value for key, value in state.items() if not key.startswith("model.")}
+    named = {averaged + key.removeprefix("model.").replace(".", ""): key for key in state if key.startswith("model.")}
+    return {
+        named.get(key, key).removeprefix(averaged): value for key, value in state.items() if not key.startswith(TRAINED)
+    }
+
+
+def without_bookkeeping(state: StateDict) -> dict[str, Tensor]:
+    """Without counters of averaging, and without a noise schedule's tables, which some training code stores."""
+    return {
+        key: value
+        for key, value in state.items()
+        if not (key.rpartition(".")[2] in COUNTERS and value.numel() == 1)
+        and not ("." not in key and value.ndim <= 1 and key.startswith(CHAIN))
+    }
+
+
+def bare(state: StateDict) -> dict[str, Tensor]:
+    """Without what a training loop or the host wrote before every key: `module.`, `net.`, `model.diffusion_model.`"""
+    prefix = commonprefix(list(state))
+    prefix = prefix[: prefix.rfind(".") + 1]
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def count(state: StateDict, template: str) -> int:

@@ -10,43 +10,38 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.architecture import Checkpoint
-from ..models.clip import CLIP, with_activation
+from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.registry import load_checkpoint
-from ..models.schedule import BETAS
+from ..models.told import AUTO, Told, remark
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import GuidanceNode, about, noticed
 from .host.files import choices, locate
 from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
+from .host.model import guesses_of
 from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
+from .told_inputs import attention_inputs, picture_inputs, training_inputs
 from .widgets import precision_input
 
-AUTO = "auto"
-HEADS: dict[str, dict[str, Any]] = {
-    AUTO: {},
-    "1 head": {"num_heads": 1, "head_channels": None},
-    "4 heads": {"num_heads": 4, "head_channels": None},
-    "8 heads": {"num_heads": 8, "head_channels": None},
-    "32 channels a head": {"head_channels": 32},
-    "64 channels a head": {"head_channels": 64},
-}
 
-
-def open_model(path: str, schedule: str, heads: str) -> Checkpoint:
+def open_model(path: str, told: Told) -> Checkpoint:
     """A model file, with what the user knows better than its weights."""
-    checkpoint = load_checkpoint(path, "model")
-    if checkpoint.architecture.id == DIFFAE.id:
-        checkpoint = decoder_of(checkpoint)
-    if schedule != AUTO:
-        checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, schedule=schedule))
-    if HEADS[heads]:
-        if not hasattr(checkpoint.config, "head_channels"):
-            raise ValueError(f"{checkpoint.name} is {checkpoint.architecture.title}, whose heads are fixed; use {AUTO}")
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, **HEADS[heads]))
-    return checkpoint
+    return chosen(load_checkpoint(path, "model"), told)
+
+
+def open_decoder(path: str, told: Told) -> Checkpoint:
+    """The diffusion model of a file, a diffusion autoencoder's too."""
+    checkpoint = open_model(path, told)
+    return decoder_of(checkpoint) if checkpoint.architecture.id == DIFFAE.id else checkpoint
+
+
+def chosen(checkpoint: Checkpoint, told: Told) -> Checkpoint:
+    """Raises ValueError where a family can't be what was chosen."""
+    with about("num_heads" if told.num_heads else "heads" if told.heads != AUTO else "attention_order"):
+        return told.of(checkpoint)
 
 
 class LoadModel(GuidanceNode):
@@ -71,33 +66,21 @@ class LoadModel(GuidanceNode):
                     advanced=True,
                     tooltip="Clamp the predicted picture to its range after CFG and before guides, as the papers did.",
                 ),
-                io.Combo.Input(
-                    "schedule",
-                    options=[AUTO, *BETAS],
-                    default=AUTO,
-                    advanced=True,
-                    tooltip="Noise schedule of the training. Weights don't tell it; auto knows the public files.",
-                ),
-                io.Combo.Input(
-                    "heads",
-                    options=list(HEADS),
-                    default=AUTO,
-                    advanced=True,
-                    tooltip="Attention heads. Weights don't tell them; auto knows the public files.",
-                ),
+                *training_inputs(),
+                *attention_inputs(),
+                *picture_inputs(),
                 precision_input(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def run(
-        cls, model_name: str, clip_denoised: bool, schedule: str, heads: str, precision: str = AUTO
-    ) -> io.NodeOutput:
+    def run(cls, model_name: str, clip_denoised: bool, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
         with about("model_name"):
-            path = locate("models", model_name)
-            model = load_pixel_model(partial(open_model, path, schedule, heads), precision)
-        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model))
+            path, told = locate("models", model_name), Told(**choices)
+            model = load_pixel_model(partial(open_decoder, path, told), precision)
+        ui = noticed(remark(model_name, guesses_of(model)))
+        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
@@ -119,21 +102,33 @@ class LoadClassifier(GuidanceNode):
                     options=choices("classifiers"),
                     tooltip="A file in ComfyUI/models/guidance_classifiers, or the pack's own small classifier.",
                 ),
+                *training_inputs(optional=True),
+                *attention_inputs(),
             ],
             outputs=[sockets.Classifier.Output(display_name="classifier")],
         )
 
     @classmethod
-    def run(cls, classifier_name: str) -> io.NodeOutput:
+    def run(cls, classifier_name: str, **choices: Any) -> io.NodeOutput:
         with about("classifier_name"):
-            return io.NodeOutput(load_classifier(load_checkpoint(locate("classifiers", classifier_name), "classifier")))
+            checkpoint = load_checkpoint(locate("classifiers", classifier_name), "classifier")
+            checkpoint = chosen(checkpoint, Told(**choices))
+            classifier = load_classifier(checkpoint)
+        return io.NodeOutput(classifier, ui=noticed(remark(classifier_name, checkpoint.guesses)))
 
     @classmethod
-    def fingerprint_inputs(cls, classifier_name: str) -> float:
+    def fingerprint_inputs(cls, classifier_name: str, **_: Any) -> float:
         return Path(locate("classifiers", classifier_name)).stat().st_mtime
 
 
 ACTIVATIONS: dict[str, bool | None] = {AUTO: None, "GELU": False, "QuickGELU": True}
+
+
+def clip_config(checkpoint: Checkpoint) -> ClipConfig:
+    """Raises ValueError for other encoders, which have no choices."""
+    if checkpoint.architecture is not CLIP:
+        raise ValueError(f"{checkpoint.name} is {checkpoint.architecture.title}; only a CLIP has a choice")
+    return checkpoint.config
 
 
 class LoadEncoder(GuidanceNode):
@@ -165,23 +160,39 @@ class LoadEncoder(GuidanceNode):
                     tooltip="An encoder whose text tower serves this one: SDG's files have none, and were made from "
                     "CLIP RN50x16.",
                 ),
+                io.Int.Input(
+                    "num_heads",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Attention heads of a CLIP ViT's vision tower. 0: as open_clip's models of that width.",
+                ),
             ],
             outputs=[sockets.Encoder.Output(display_name="encoder")],
         )
 
     @classmethod
-    def run(cls, encoder_name: str, activation: str = AUTO, text_encoder: Encoder | None = None) -> io.NodeOutput:
+    def run(
+        cls, encoder_name: str, activation: str = AUTO, text_encoder: Encoder | None = None, num_heads: int = 0
+    ) -> io.NodeOutput:
         with about("encoder_name"):
             checkpoint = load_checkpoint(locate("encoders", encoder_name), "encoder")
-        quick = ACTIVATIONS[activation]
-        if quick is not None:
+        guesses = dict(checkpoint.guesses)
+        if activation != AUTO:
             with about("activation"):
-                if checkpoint.architecture is not CLIP:
-                    raise ValueError(f"{encoder_name} is {checkpoint.architecture.title}; only a CLIP has a choice")
-                checkpoint = replace(checkpoint, config=with_activation(checkpoint.config, quick))
+                config = with_activation(clip_config(checkpoint), bool(ACTIVATIONS[activation]))
+                checkpoint = replace(checkpoint, config=config)
+                guesses.pop("activation", None)
+        if num_heads:
+            with about("num_heads"):
+                checkpoint = replace(checkpoint, config=with_vision_heads(clip_config(checkpoint), num_heads))
+                guesses.pop("num_heads", None)
         with about("encoder_name"):
             encoder = load_encoder(checkpoint)
-        return io.NodeOutput(encoder if text_encoder is None else encoder.with_text_of(text_encoder))
+        encoder = encoder if text_encoder is None else encoder.with_text_of(text_encoder)
+        return io.NodeOutput(encoder, ui=noticed(remark(encoder_name, guesses)))
 
     @classmethod
     def fingerprint_inputs(cls, encoder_name: str, **_: Any) -> float:

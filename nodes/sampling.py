@@ -14,12 +14,12 @@ from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
 from ..guidance.sampling import VARIANCES, sample_ddim, sample_ddpm
 from . import sockets
+from .host.conditioning import class_conditioning
 from .host.errors import GuidanceNode, about
 from .host.guides.classifier import HostClassifier, classifier_gradient
 from .host.inversion import inversion_sigmas, invert_latent, shown
 from .host.model import facts_of
 from .host.pictures import to_invert
-from .host.pixel_model import class_conditioning
 from .host.sampling import Loop, batch_indices, fitted, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
 from .widgets import seed_input, steps_input

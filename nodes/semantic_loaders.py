@@ -8,15 +8,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..models.diffae import decoder_of
 from ..models.diffae.attributes import CELEBA
-from ..models.registry import load_checkpoint
+from ..models.told import AUTO, Told, remark
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import GuidanceNode, about, noticed
 from .host.files import choices, load_direction, locate
+from .host.model import guesses_of
 from .host.pictures import pixel_vae
-from .host.pixel_model import AUTO, clamp_denoised, load_pixel_model
+from .host.pixel_model import clamp_denoised, load_pixel_model
 from .host.semantic.codec import Codec
+from .loaders import open_decoder, open_model
+from .told_inputs import attention_inputs, picture_inputs, training_inputs
 from .widgets import precision_input
 
 LOADERS = "guidance/loaders"
@@ -38,26 +40,26 @@ class LoadDiffusionAutoencoder(GuidanceNode):
                     options=choices("models"),
                     tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
                 ),
+                *training_inputs(optional=True),
+                *attention_inputs(),
+                *picture_inputs(),
                 precision_input(),
             ],
             outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
         )
 
     @classmethod
-    def run(cls, model_name: str, precision: str = AUTO) -> io.NodeOutput:
+    def run(cls, model_name: str, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
         with about("model_name"):
-            path = locate("models", model_name)
-            codec = Codec(load_checkpoint(path, "model"))
-            model = load_pixel_model(partial(open_decoder, path), precision)
-        return io.NodeOutput(clamp_denoised(model), codec, pixel_vae())
+            path, told = locate("models", model_name), Told(**choices)
+            codec = Codec(open_model(path, told))
+            model = load_pixel_model(partial(open_decoder, path, told), precision)
+        ui = noticed(remark(model_name, guesses_of(model)))
+        return io.NodeOutput(clamp_denoised(model), codec, pixel_vae(), ui=ui)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
         return Path(locate("models", model_name)).stat().st_mtime
-
-
-def open_decoder(path: str) -> Any:
-    return decoder_of(load_checkpoint(path, "model"))
 
 
 class LoadSemanticDirection(GuidanceNode):

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..architecture import Architecture, Facts, tuples
-from ..state_dict import StateDict, count
-from .network import Classifier, ClassifierConfig, UNet, UNetConfig
+from ..state_dict import CheckpointError, StateDict, count
+from .network import Classifier, ClassifierConfig, EncoderConfig, UNet, UNetConfig
+from .public import LATENT, heads_of, is_public, signature, untold
 
+ConfigT = TypeVar("ConfigT", bound=EncoderConfig)
 IMAGENET = 1000
-
-
-@dataclass(frozen=True)
-class Untold:
-    """What shapes can't tell of a U-Net."""
-
-    num_heads: int | None = None  # None: 64 channels a head
-    new_attention_order: bool = False
-    schedule: str = "linear"
-    image_size: int | None = None  # None: the deepest level works at 8x8
-
-
-# By (in_channels, model_channels, blocks a level, channel multipliers, attention); all other public files are usual.
-UNTOLD: dict[tuple[int, int, int, tuple[float, ...], tuple[int, ...]], Untold] = {
-    (3, 192, 3, (1, 2, 3, 4), (2, 4, 8)): Untold(new_attention_order=True, schedule="cosine"),  # 64x64_diffusion
-    (3, 256, 2, (1, 1, 2, 3, 4), (4, 8, 16)): Untold(num_heads=4),  # 128x128_diffusion
-    (6, 192, 2, (1, 1, 2, 2, 4, 4), (8, 16, 32)): Untold(num_heads=4),  # 64_256_upsampler
-    (6, 192, 2, (1, 1, 2, 2, 4, 4), (16, 32)): Untold(image_size=512),  # 128_512_upsampler
-}
-USUAL = Untold()
-
-
-def untold(config: UNetConfig) -> Untold:
-    key = (config.in_channels, config.model_channels, config.num_res_blocks, config.channel_mult, config.attention)
-    return UNTOLD.get(key, USUAL)
+CLASSIFIERS = {(64, 4), (128, 2), (256, 2), (512, 2)}  # public ones by (image size, blocks a level); 128 channels
 
 
 def unet_blocks_a_level(state: StateDict) -> int:
@@ -98,12 +76,24 @@ def read_unet(state: StateDict) -> UNetConfig:
         **_encoder(state, unet_blocks_a_level(state)),
         out_channels=state["out.2.weight"].shape[0],
         num_classes=None if labels is None else labels.shape[0],
-        head_channels=64,
     )
+    if signature(config) in LATENT:
+        raise CheckpointError(
+            "is the U-Net of a latent diffusion model (celeba256, ffhq256 or lsun_beds256), whose three channels are "
+            "no colours; models of pictures are loaded here"
+        )
     known = untold(config)
-    if known.num_heads is not None:
-        config = replace(config, num_heads=known.num_heads, head_channels=None)
+    config = with_heads(config, known.num_heads)
     return replace(config, new_attention_order=known.new_attention_order)
+
+
+def with_heads(config: ConfigT, num_heads: int | None = None) -> ConfigT:
+    """With so many heads; None: 64 channels a head as in most public files, or one head where that can't be."""
+    places = {*config.attention, config.downscale}  # the middle has attention too
+    mults = [mult for level, mult in enumerate(config.channel_mult) if 2**level in places]
+    if num_heads is None and all(int(mult * config.model_channels) % 64 == 0 for mult in mults):
+        return replace(config, head_channels=64)
+    return replace(config, num_heads=num_heads or 1)
 
 
 def unet_facts(config: UNetConfig) -> Facts:
@@ -111,21 +101,47 @@ def unet_facts(config: UNetConfig) -> Facts:
     return Facts(
         image_size=untold(config).image_size or 8 * config.downscale,
         schedule=untold(config).schedule,
+        training_steps=untold(config).training_steps,
+        rescale_timesteps=untold(config).rescale_timesteps,
         class_names=imagenet_classes() if config.num_classes == IMAGENET else numbered(config.num_classes),
         learned_variance=config.out_channels == 2 * colours,
         low_res_channels=config.in_channels - colours,
     )
 
 
+def unet_guesses(config: UNetConfig) -> dict[str, str]:
+    return {} if is_public(config) else {**_attention(config), **_training(unet_facts(config))}
+
+
+def classifier_guesses(config: ClassifierConfig) -> dict[str, str]:
+    public = config.out_channels == IMAGENET and config.model_channels == 128
+    if public and (config.image_size, config.num_res_blocks) in CLASSIFIERS:
+        return {}
+    guessed = {**_attention(config), **_training(classifier_facts(config))}
+    return {key: value for key, value in guessed.items() if key != "image_size"}  # its positions tell that
+
+
+def _attention(config: EncoderConfig) -> dict[str, str]:
+    return {"heads": heads_of(config), "attention_order": "new" if config.new_attention_order else "legacy"}
+
+
+def _training(facts: Facts) -> dict[str, str]:
+    return {
+        "schedule": facts.schedule,
+        "training_steps": str(facts.training_steps),
+        "image_size": str(facts.image_size),
+    }
+
+
 def read_classifier(state: StateDict) -> ClassifierConfig:
     shared = _encoder(state, longest_attention_run(state))
     positions = state["out.2.positional_embedding"].shape[1] - 1
-    return ClassifierConfig(
+    config = ClassifierConfig(
         **shared,
         out_channels=state["out.2.c_proj.weight"].shape[0],
-        head_channels=64,
         image_size=round(positions**0.5) * 2 ** (len(shared["channel_mult"]) - 1),
     )
+    return with_heads(config)
 
 
 def classifier_facts(config: ClassifierConfig) -> Facts:
@@ -167,6 +183,7 @@ UNET: Architecture[UNetConfig] = Architecture(
     parse_config=lambda config: UNetConfig(**tuples(config)),
     build=UNet,
     facts=unet_facts,
+    guesses=unet_guesses,
 )
 CLASSIFIER: Architecture[ClassifierConfig] = Architecture(
     id="adm_classifier",
@@ -185,4 +202,5 @@ CLASSIFIER: Architecture[ClassifierConfig] = Architecture(
     parse_config=lambda config: ClassifierConfig(**tuples(config)),
     build=Classifier,
     facts=classifier_facts,
+    guesses=classifier_guesses,
 )

@@ -10,7 +10,8 @@ from torch import nn
 from ..architecture import Architecture, Facts, tuples
 from ..state_dict import StateDict, count
 
-HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}  # of ViT-H, ViT-g and ViT-bigG, by width; 64 elsewhere
+HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}  # of ViT-H, -g, -bigG and -e, by width; 64 elsewhere
+USUAL_WIDTHS = (384, 512, 640, 768, 896, 1024)  # of ViTs with 64 channels a head
 OPENAI = ("input_resolution", "context_length", "vocab_size")  # extra entries of OpenAI's own files
 
 
@@ -80,9 +81,26 @@ def read_config(state: StateDict) -> ClipConfig:
     )
 
 
+def guesses(config: ClipConfig) -> dict[str, str]:
+    """A ViT has QuickGELU here only where OpenAI's extra entries say so; shapes tell OpenAI's from nobody's."""
+    if config.resnet:
+        return {"activation": "QuickGELU"}
+    known = config.width in (*HEAD_WIDTHS, *USUAL_WIDTHS)
+    heads = {} if known else {"num_heads": str(config.width // config.head_width)}
+    return heads | ({} if config.quick_gelu else {"activation": "GELU"})
+
+
 def with_activation(config: ClipConfig, quick_gelu: bool) -> ClipConfig:
     """OpenAI trained with QuickGELU, others mostly with GELU; weights don't tell."""
     return replace(config, quick_gelu=quick_gelu)
+
+
+def with_vision_heads(config: ClipConfig, num_heads: int) -> ClipConfig:
+    """So many heads in the blocks of a ViT. Raises ValueError where its width can't be split so."""
+    if config.resnet or config.width % num_heads:
+        kind = "a ResNet, whose heads are fixed" if config.resnet else f"{config.width} channels wide"
+        raise ValueError(f"its vision tower is {kind}, and can't have {num_heads} heads; choose others, or 0")
+    return replace(config, head_width=config.width // num_heads)
 
 
 def build(config: ClipConfig, **_: Any) -> nn.Module:
@@ -106,4 +124,5 @@ CLIP: Architecture[ClipConfig] = Architecture(
     build=build,
     facts=lambda config: Facts(image_size=config.image_size, guide_scales={}),
     ignored=(*OPENAI, "attn_mask"),
+    guesses=guesses,
 )

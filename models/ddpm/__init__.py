@@ -7,6 +7,7 @@ from ..state_dict import StateDict, count
 from .network import DDPM, DDPMConfig
 
 ATTENTION_RESOLUTION = 16  # of every public file
+PUBLIC = DDPMConfig(channels=128, channel_mult=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention=(4,))
 
 
 def read_config(state: StateDict) -> DDPMConfig:
@@ -22,6 +23,17 @@ def read_config(state: StateDict) -> DDPMConfig:
         in_channels=state["conv_in.weight"].shape[1],
         out_channels=state["conv_out.weight"].shape[0],
     )
+
+
+def guesses(config: DDPMConfig) -> dict[str, str]:
+    if config == PUBLIC:
+        return {}
+    found = facts(config)
+    return {
+        "schedule": found.schedule,
+        "training_steps": str(found.training_steps),
+        "image_size": str(found.image_size),
+    }
 
 
 def facts(config: DDPMConfig) -> Facts:
@@ -45,4 +57,5 @@ DDPM_UNET: Architecture[DDPMConfig] = Architecture(
     parse_config=lambda config: DDPMConfig(**tuples(config)),
     build=DDPM,
     facts=facts,
+    guesses=guesses,
 )

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..adm import levels_of, longest_attention_run, unet_blocks_a_level
+from ..adm.public import heads_of
 from ..architecture import Architecture, Checkpoint, Facts, tuples
 from ..state_dict import StateDict, count
 from .network import DiffAEConfig, DiffusionAutoencoder, LatentConfig, SemanticCodec
 
 ATTENTION_RESOLUTION = 16  # of every public file
 STATISTICS = ("conds_mean", "conds_std")  # of z_sem over the training set, [1 D]
+PUBLIC = {(128, (1, 1, 2, 2, 4, 4)), (128, (1, 1, 2, 3, 4)), (64, (1, 2, 4, 8))}  # widths of the public files
 CODEC = ("encoder.", "latent_net.")  # beginnings of the keys that the decoder doesn't need
 
 
@@ -54,6 +56,18 @@ def facts(config: DiffAEConfig) -> Facts:
     return Facts(image_size=ATTENTION_RESOLUTION * min(config.attention, default=1), semantic=config.semantic)
 
 
+def guesses(config: DiffAEConfig) -> dict[str, str]:
+    if (config.model_channels, config.channel_mult) in PUBLIC:
+        return {}
+    found = facts(config)
+    return {
+        "heads": heads_of(config),
+        "schedule": found.schedule,
+        "training_steps": str(found.training_steps),
+        "image_size": str(found.image_size),
+    }
+
+
 def decoder_of(checkpoint: Checkpoint) -> Checkpoint:
     """The diffusion model alone, which z_sem steers."""
     state = {key: value for key, value in checkpoint.state.items() if not key.startswith(CODEC)}
@@ -87,5 +101,6 @@ DIFFAE: Architecture[DiffAEConfig] = Architecture(
     parse_config=parse_config,
     build=DiffusionAutoencoder,
     facts=facts,
+    guesses=guesses,
     beside=(*STATISTICS, "x_T"),
 )

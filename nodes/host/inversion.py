@@ -14,9 +14,9 @@ from torch import Tensor
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert, stochastic_code
 from ...guidance.sampling import respacing_of
+from .conditioning import class_conditioning
 from .errors import about
 from .model import facts_of, is_flow
-from .pixel_model import class_conditioning
 from .sampling import respaced_sigmas
 
 

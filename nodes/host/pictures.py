@@ -20,7 +20,7 @@ from ...guidance.views import clamped
 from ...models import haar
 from .errors import about
 from .gradients import differentiable
-from .model import COLOURS, is_pixel_model
+from .model import COLOURS, check_size, check_vae, is_pixel_model
 from .pixel_model import HaarFormat
 
 VIDEO = 5  # axes of a video latent, [B C T H W]
@@ -56,8 +56,10 @@ def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor 
 
 
 def require_vae(model: Any, vae: Any) -> None:
-    """Raises ValueError where pictures can't become latents."""
-    if vae is None and not is_pixel_model(model):
+    """Raises ValueError where pictures can't become latents of the model."""
+    if vae is not None:
+        check_vae(model, vae)
+    elif not is_pixel_model(model):
         raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
 
 
@@ -71,7 +73,9 @@ def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tenso
     with about("vae"):
         require_vae(model, vae)
     with about(name):
-        return encode_picture(image, vae)
+        samples = encode_picture(image, vae)
+        check_size(model, samples.shape)
+        return samples
 
 
 def pixel_vae() -> comfy.sd.VAE:
@@ -138,6 +142,10 @@ def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bo
     """
     if not needed or is_pixel_model(model):
         return None, ""
+    for name, wired in (("vae", vae), ("tiny_vae", tiny_vae)):
+        if wired is not None:
+            with about(name):
+                check_vae(model, wired)
     if tiny_vae is not None:
         return tiny_vae, "input tiny_vae"
     path = tiny_path(model)

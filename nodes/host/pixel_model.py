@@ -11,23 +11,21 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.ops
 import comfy.supported_models_base
 import torch
 from comfy.k_diffusion.utils import tf32_mode
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
-from ...models.architecture import Checkpoint, Facts
+from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
 from ...models.schedule import NoiseSchedule, flow_velocity
-from .model import COLOURS
+from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
+from .model import COLOURS, check_area, check_pictures
 
-CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
-LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
-Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
 HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
@@ -109,7 +107,8 @@ class PixelNetwork(nn.Module):
         self.name = checkpoint.name
         self.facts = checkpoint.facts
         self.space = SPACES[checkpoint.facts.space]
-        self.schedule = NoiseSchedule.named(checkpoint.facts.schedule)
+        self.schedule = NoiseSchedule.of(checkpoint.facts)
+        self.guessed_size = "image_size" in checkpoint.guesses
         self.in_channels = checkpoint.config.in_channels
         self.downscale = checkpoint.config.downscale
         self.network: Any = checkpoint.build(operations=operations, dtype=dtype, device=device)
@@ -130,8 +129,9 @@ class PixelNetwork(nn.Module):
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
 
         def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
-            inputs = (self.space.to_pixels(x), t) if y is None else (self.space.to_pixels(x), t, y)
-            self._check(inputs[0])
+            pictures = self.space.to_pixels(x)
+            check_pictures(self, pictures.shape)
+            inputs = (pictures, self._told(t)) if y is None else (pictures, self._told(t), y)
             if halves is None:
                 out = self.network(*inputs)
             elif edited is None:
@@ -155,20 +155,9 @@ class PixelNetwork(nn.Module):
             halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
         return out
 
-    def _check(self, x: Tensor) -> None:
-        """Raises ValueError for pictures, `space` undone, that the network can't take."""
-        extra = self.facts.low_res_channels
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            shape = [x.shape[0], x.shape[1] - extra, *x.shape[2:]]
-            raise ValueError(
-                f"the pixel model {self.name} takes a LATENT of {COLOURS} channels, this one has the shape "
-                f"{shape}; use Empty Pixel Latent, or VAE Encode with the VAE of Load Guidance Model"
-            )
-        if x.shape[2] % self.downscale or x.shape[3] % self.downscale:
-            raise ValueError(
-                f"the pixel model {self.name} takes pictures whose sides are multiples of {self.downscale}, this one "
-                f"is {x.shape[3]} x {x.shape[2]}; change width and height"
-            )
+    def _told(self, t: Tensor) -> Tensor:
+        """Timesteps as the network was trained to hear them."""
+        return t * (1000 / self.facts.training_steps) if self.facts.rescale_timesteps else t
 
 
 class PixelConfig(comfy.supported_models_base.BASE):
@@ -183,7 +172,17 @@ class PixelConfig(comfy.supported_models_base.BASE):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
         self.latent_format = SPACES[checkpoint.facts.space].latent_format()
-        self.sampling_settings = dict(HOST_SCHEDULES.get(checkpoint.facts.schedule, {}))
+        steps = {"timesteps": checkpoint.facts.training_steps}
+        self.sampling_settings = HOST_SCHEDULES.get(checkpoint.facts.schedule, {}) | steps
+
+
+class TrainedChain(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """A chain of any number of training steps; the host's own reckons percent in 1000."""
+
+    def percent_to_sigma(self, percent: float) -> float:
+        if not 0 < percent < 1:
+            return super().percent_to_sigma(percent)
+        return self.sigma(torch.tensor((1.0 - percent) * (self.num_timesteps - 1))).item()
 
 
 class PixelModel(comfy.model_base.BaseModel):
@@ -197,47 +196,29 @@ class PixelModel(comfy.model_base.BaseModel):
         super().__init__(config, kinds[facts.prediction], device=device, unet_model=cast(Any, PixelNetwork))
         self.facts = facts
         if facts.prediction == "eps":
-            schedule = NoiseSchedule.named(facts.schedule)
-            self.model_sampling._register_schedule(given_betas=schedule.betas)
+            self.model_sampling = TrainedChain(config)
+            self.model_sampling._register_schedule(given_betas=NoiseSchedule.of(facts).betas)
+
+    def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the host's Save Model writes: the weights, and what they don't tell."""
+        checkpoint: Checkpoint = self.model_config.unet_config["checkpoint"]
+        return super().state_dict_for_saving(*args, **kwargs) | {DESCRIPTION: description(checkpoint)}
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
+        check_area(self.diffusion_model, kwargs)
+        out.pop("c_crossattn", None)  # what the network takes of the embedding is read here
+        refuse_foreign(kwargs, self.facts)
+        device = kwargs["device"]
         if self.facts.class_names:
-            out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+            labels = labels_in(kwargs, self.facts)
+            rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
+            out["y"] = comfy.conds.CONDRegular(rows.to(device))
         if self.facts.semantic:
-            out["y"] = comfy.conds.CONDRegular(self._codes(kwargs.get(Z_SEM), kwargs["device"]))
+            out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
         if self.facts.low_res_channels:
-            out["c_concat"] = comfy.conds.CONDNoiseShape(self._enlarged(kwargs.get(LOW_RES), kwargs["noise"]))
+            out["c_concat"] = comfy.conds.CONDNoiseShape(picture_in(kwargs))
         return out
-
-    def _enlarged(self, low_res: Tensor | None, noise: Tensor) -> Tensor:
-        """The small picture at the size of the large one, as the published network does it. [n 3 H W]."""
-        if low_res is None:
-            raise ValueError(
-                "this model enlarges a small picture, and none was given; connect Upscale Conditioning to the "
-                "sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
-
-    def _codes(self, z_sem: Tensor | None, device: Any) -> Tensor:
-        """Code i for picture i."""
-        if z_sem is None or z_sem.shape[1] != self.facts.semantic:
-            came = "none was given" if z_sem is None else f"one of {z_sem.shape[1]} was given"
-            raise ValueError(
-                f"this model decodes a semantic code of {self.facts.semantic} numbers, and {came}; connect Apply "
-                "Semantic of the same autoencoder to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return z_sem.to(device)
-
-    def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
-        """Rows of the label table, "no class" included."""
-        labels = torch.tensor([NO_CLASS]) if labels is None else labels
-        if (labels == NO_CLASS).any() and self.facts.no_class is None:
-            raise ValueError(
-                "this class-conditional model was trained without an empty class, so every image needs a class label; "
-                "connect Class Conditioning to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels).to(device)
 
 
 def load_pixel_model(
@@ -292,8 +273,3 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
     space = SPACES[facts.space]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
-
-
-def class_conditioning(labels: list[int]) -> list[Any]:
-    """CONDITIONING that holds class labels and nothing else."""
-    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]

@@ -47,6 +47,7 @@ class Course:
     seed: int = 0
     denoise_mask: Tensor | None = None
     latent_shapes: Sequence[Any] = field(default_factory=tuple)
+    continues: bool = False  # whether it got no noise: it goes on where another run ended
 
     @property
     def model(self) -> Any:
@@ -143,12 +144,12 @@ def _around_run(
 ) -> Any:
     """OUTER_SAMPLE: a fresh state for every run, gone afterwards whatever happens."""
     guider = executor.class_obj
-    course = course_of(guider, sampler, sigmas, *args, **more)
+    course = course_of(guider, noise, sampler, sigmas, *args, **more)
     with remembered(guider, feature.key, feature.begin(course, attached(guider.model_patcher, feature))):
         return executor(noise, latent, sampler, sigmas, *args, **more)
 
 
-def course_of(guider: Any, sampler: Any, sigmas: Tensor, *args: Any, **more: Any) -> Course:
+def course_of(guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **more: Any) -> Course:
     """Out of what the host calls a guider's `outer_sample` with; `args` come behind sigmas."""
     seed = more.get("seed", args[3] if len(args) > 3 else None)
     return Course(
@@ -158,6 +159,7 @@ def course_of(guider: Any, sampler: Any, sigmas: Tensor, *args: Any, **more: Any
         seed=int(seed or 0),
         denoise_mask=args[0] if args else more.get("denoise_mask"),
         latent_shapes=more.get("latent_shapes") or (),
+        continues=not bool(noise.any()),
     )
 
 

@@ -124,17 +124,22 @@ def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
         raise ValueError(FLOW_REFUSED)
     table = sampling.sigmas
     if respacing.isdecimal() and denoise < 1:
-        steps, most = int(respacing), int(len(table) * denoise)
-        if steps > most:
+        steps = int(respacing)
+        if int(steps / denoise) > len(table):
             raise ValueError(
-                f"{steps} steps at denoise {denoise:g} are more than the last {most} of the model's {len(table)} "
-                f"training steps; use at most {most}, or a larger denoise"
+                f"{steps} steps are the last part of a run of {int(steps / denoise)} at denoise {denoise:g}, and the "
+                f"model was trained on {len(table)}; use at most {most_steps(len(table), denoise)}, or a larger denoise"
             )
         kept = respaced(str(int(steps / denoise)), len(table))
     else:
         kept = respaced(respacing, len(table))
         steps = max(1, round(len(kept) * denoise))
     return torch.cat([table[kept[:steps]].flip(0).cpu(), torch.zeros(1)])
+
+
+def most_steps(trained: int, denoise: float) -> int:
+    """The largest number of steps whose whole chain, int(steps / denoise), a model of so many training steps has."""
+    return max(steps for steps in range(trained + 1) if int(steps / denoise) <= trained)
 
 
 def fitted(model: Any, latent: dict[str, Any]) -> dict[str, Any]:

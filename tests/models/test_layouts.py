@@ -50,6 +50,7 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
     if "classifier_depth" in stated:
         assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
     assert facts.low_res_channels == (3 if stated.get("super_resolution") else 0)
+    assert checkpoint.guesses == {}
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name.startswith("diffae/")])

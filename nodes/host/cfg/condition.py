@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +80,12 @@ def of_kind(key: str, conditioning: Any) -> Any:
     return node_helpers.conditioning_set_values(conditioning, {"prompt_type": MAIN})
 
 
-def beside(model: Any, second: Any) -> Any:
-    """A second model to be loaded with the first. Raises ValueError where both are the same weights, patched twice."""
-    if second.is_clone(model) and second.patches_uuid != model.patches_uuid:
-        raise ValueError(
-            "the second model has the same weights in memory as the main one, with other LoRAs or merges, so the host "
-            "can't hold both; load its checkpoint with a loader node of its own, from a copy of the file"
-        )
-    return second.clone()
+def refuse_masks(name: str, part: Part, conds: Sequence[Mapping[str, Any]], batch: int) -> None:
+    """Raises ValueError for a mask of the condition, its own or the host's, that doesn't fit the batch."""
+    own = part.condition.mask
+    for mask in (own, *(cond.get("mask") for cond in conds)):
+        count = 1 if mask is None or mask.ndim < 3 else len(mask)
+        if batch % count or (mask is own and count not in (1, batch)):
+            raise ValueError(
+                f"CFG Combiner: the mask of {name} has {count} pictures for a batch of {batch}; give one, or {batch}"
+            )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import comfy.model_patcher
 import comfy.samplers
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ....guidance.cfg import Branch, Mix
-from ..pictures import area
 from ..run import course_of, remembered
 from .condition import (
     MAIN,
@@ -27,13 +24,17 @@ from .condition import (
     Evaluation,
     Part,
     always_one,
-    beside,
     named,
     of_kind,
+    refuse_masks,
 )
+from .coverage import coverage, own_conds
+from .evaluate import encode, plain_predictions
 from .plan import Plan
-from .references import PERTURBED, RANDOM, WAYS, random_condition
+from .references import PERTURBED, RANDOM, WAYS, Draws, refuse_other_networks
 from .run import COMBINER, KEY, begin, plan_of, slope_of
+from .second import SecondModel, beside
+from .step import Covers, Step
 
 
 class CombinedGuider(comfy.samplers.CFGGuider):
@@ -52,7 +53,8 @@ class CombinedGuider(comfy.samplers.CFGGuider):
             raise ValueError("the model's CFG Patch sets a guidance scale; set it on the conditions instead")
         if self.plan.skip_above < 1 and len(conditions) > 1:
             raise ValueError("adaptive skip compares one condition with the negative; there are several conditions")
-        self.second_models: list[Any] = []
+        self.second_models: list[SecondModel] = []
+        self.draws = Draws(model)
         self.parts = self._read(conditions, negative)
         self.cfg = conditions[0].weight.value
 
@@ -86,38 +88,47 @@ class CombinedGuider(comfy.samplers.CFGGuider):
             assert condition.parent is not None
             return Part(condition, own, Evaluation(named(condition.parent.conditioning, conds)))
         if condition.reference == RANDOM:
-            conds[f"random for {key}"] = random_condition(condition.conditioning, self.model_patcher)
-            return Part(condition, own, Evaluation(f"random for {key}"))
+            drawn = self.draws.name(key)
+            conds[drawn] = list(condition.conditioning)
+            return Part(condition, own, Evaluation(drawn))
         if condition.reference == MODEL:
             self.second_models.append(beside(self.model_patcher, condition.model))
             return Part(condition, own, Evaluation(key, MODEL, len(self.second_models) - 1))
         return Part(condition, own, Evaluation(key, condition.reference))
 
+    @property
+    def _as_the_host(self) -> bool:
+        """Whether this is CFGGuider's own case, which is the host's to the bit, whatever its conds cover."""
+        return len(self.parts) == 1 and self.parts[0].reference == NEGATIVE_PREDICTION and not self.plan.formula
+
     def outer_sample(
         self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
     ):
-        self._refuse_unfit()
+        self._refuse_unfit(len(noise))
         patcher = self.model_patcher
         if self.second_models:  # loaded together with the main model, so neither pushes the other out
             self.model_patcher = patcher.clone()
-            self.model_patcher.set_additional_models(KEY, self.second_models)
-        self.run = begin(course_of(self, sampler, sigmas, *args, **kwargs), self.plan, COMBINER)
+            self.model_patcher.set_additional_models(KEY, [second.patcher for second in self.second_models])
+        course = course_of(self, noise, sampler, sigmas, *args, **kwargs)
+        self.run = begin(course, self.plan, COMBINER)
         try:
+            for second in self.second_models:
+                second.begin(course)
             with remembered(self, KEY, self.run):
                 return super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
+            for second in self.second_models:
+                second.finish()
             self.model_patcher = patcher
             del self.run
 
-    def _refuse_unfit(self) -> None:
-        """Raises ValueError for references that this model can't give."""
-        perturbed = any(part.reference is not None and part.reference.how == PERTURBED for part in self.parts)
-        network = self.model_patcher.model.diffusion_model
-        if perturbed and not isinstance(network, UNetModel):
-            raise ValueError(
-                "CFG Combiner: the reference 'perturbed self' changes the self-attention of the host's U-Nets (SD1.5, "
-                f"SDXL), and this model is a {type(network).__name__}; choose another reference"
-            )
+    def _refuse_unfit(self, batch: int) -> None:
+        """Raises ValueError for references that this model can't give, and for masks that don't fit the batch."""
+        if any(part.reference is not None and part.reference.how == PERTURBED for part in self.parts):
+            refuse_other_networks(self.model_patcher.model.diffusion_model)
+        self.draws.refuse_unfit(self.original_conds)
+        for place, part in enumerate(self.parts):
+            refuse_masks(f"condition {place + 1}", part, self.original_conds[part.prediction.conds], batch)
 
     def inner_sample(
         self,
@@ -132,25 +143,21 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         seed: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """Second models get the conditionings encoded in their own way."""
-        self.second_conds: list[dict[str, Any]] = []
-        for model in self.second_models:
-            model.pre_run()
-            shown = latent_image
-            if shown is not None and torch.count_nonzero(shown) > 0:
-                shown = model.model.process_latent_in(shown)
-            copies = {key: [cond.copy() for cond in conds] for key, conds in self.conds.items()}
-            self.second_conds.append(
-                comfy.samplers.process_conds(model.model, noise, copies, device, shown, denoise_mask, seed, **kwargs)
-            )
+        """Second models get the conditionings encoded in their own way, and so do random ones at every step."""
+        for second in self.second_models:
+            second.encode(self.conds, noise, device, latent_image, denoise_mask, seed, **kwargs)
+
+        shown = latent_image
+        if shown is not None and torch.count_nonzero(shown) > 0:
+            shown = self.inner_model.process_latent_in(shown)
+        options = {"latent_image": shown, "denoise_mask": denoise_mask, "seed": seed, **kwargs}
+        self.encode = partial(encode, self.inner_model, noise, device, **options)
         try:
             return super().inner_sample(
                 noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
             )
         finally:
-            for model in self.second_models:
-                model.cleanup()
-            del self.second_conds
+            del self.encode
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
@@ -159,17 +166,17 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         sigma = float(timestep.flatten()[0])
         if self.run.stands_still(sigma):
             return x.clone()
-        scales = self._scales(sigma)
-        needed = self._needed(scales, options)
-        found = self._evaluate(needed, x, timestep, options)
-        denoised = self._combined(scales, found, x, timestep)
+        step = Step(self.parts, self._scales(sigma), self._covers(x, timestep))
+        read = options.get("disable_cfg1_optimization") and self.conds.get("negative")  # by another node
+        needed = step.needed({NEGATIVE_PREDICTION} if read else set(), self.plan.reads_references)
+        found = self._evaluate(needed, step.scales[0], x, timestep, options)
         arguments = {
-            "denoised": denoised,
+            "denoised": self._combined(step, found, x, timestep),
             "cond": self.conds[MAIN],
             "uncond": self.conds["negative"] if NEGATIVE_PREDICTION in needed else None,
-            "cond_scale": scales[0],
+            "cond_scale": step.scales[0],
             "model": self.inner_model,
-            "cond_denoised": found[self.parts[0].prediction],
+            "cond_denoised": found[step.main],
             "uncond_denoised": found.get(NEGATIVE_PREDICTION, torch.zeros_like(x)),  # as the host fills it
             "sigma": timestep,
             "model_options": options,
@@ -185,95 +192,42 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         first = 1.0 if self.run.all_skip else self.run.scale(self.parts[0].condition.weight, sigma)
         return [first, *(part.condition.weight(progress) for part in self.parts[1:])]
 
-    @property
-    def _base(self) -> Evaluation | None:
-        """None: conditions without a reference are the base."""
-        return None if any(part.reference is None for part in self.parts) else self.parts[0].reference
+    def _covers(self, x: Tensor, timestep: Tensor) -> Covers:
+        """Where the predictions say something at this noise level."""
+        if self._as_the_host:
+            return {}
+        evaluations = {e for part in self.parts for e in (part.prediction, part.reference) if e is not None}
 
-    def _needed(self, scales: Sequence[float], options: dict[str, Any]) -> list[Evaluation]:
-        """Every prediction whose weights don't add up to 0, the main condition first, the negative second."""
-        totals: dict[Evaluation, float] = {}
-        masked: set[Evaluation] = set()
+        def cover(e: Evaluation) -> Tensor | None:
+            conds = self.second_models[e.model].conds if e.how == MODEL else self.conds
+            return coverage(own_conds(conds[e.conds], self.original_conds[e.conds]), x, timestep)
 
-        def count(evaluation: Evaluation | None, weight: float, mask: Tensor | None) -> None:
-            if evaluation is not None:
-                totals[evaluation] = totals.get(evaluation, 0.0) + weight
-                if mask is not None and weight:
-                    masked.add(evaluation)
-
-        count(self._base, 1.0, None)
-        for part, scale in zip(self.parts, scales, strict=True):
-            count(part.prediction, scale, part.condition.mask)
-            count(part.reference, -scale, part.condition.mask)
-        forced = {self.parts[0].prediction}  # what methods and other nodes measure against
-        if options.get("disable_cfg1_optimization") and self.conds.get("negative"):
-            forced.add(NEGATIVE_PREDICTION)  # another node reads it
-        if self.plan.reads_references:
-            pairs = zip(self.parts, scales, strict=True)
-            forced |= {p.reference for k, (p, s) in enumerate(pairs) if p.reference is not None and s != float(k == 0)}
-        counting = {e for e in totals if e in masked or not math.isclose(totals[e], 0.0, abs_tol=1e-9)}
-        return sorted(
-            counting | forced, key=lambda e: (e != self.parts[0].prediction, e != NEGATIVE_PREDICTION, str(e))
-        )
+        return {e: cover(e) for e in evaluations if e.conds in self.conds}  # a scale of 1 needs no negative
 
     def _evaluate(
-        self, needed: Sequence[Evaluation], x: Tensor, timestep: Tensor, options: dict[str, Any]
+        self, needed: Sequence[Evaluation], scale: float, x: Tensor, timestep: Tensor, options: dict[str, Any]
     ) -> dict[Evaluation, Tensor]:
         """All plain predictions in one call of the host, through its hooks; the others in one call each."""
-        plain = [e for e in needed if e.how == PLAIN]
-        found = self._in_one_call(plain, x, timestep, options)
+        self.draws.draw(self, float(timestep.flatten()[0]))
+        plain = [self.parts[0].prediction, NEGATIVE_PREDICTION]
+        plain += [e for e in needed if e.how == PLAIN and e not in plain]
+        conds = [self.conds[e.conds] if e in needed else None for e in plain]
+        out = plain_predictions(self.inner_model, conds, scale, x, timestep, options)
+        found = {e: prediction for e, prediction in zip(plain, out, strict=True) if e in needed}
         for evaluation in needed:
-            if evaluation.how != PLAIN:
-                found[evaluation] = self._another_way(evaluation, x, timestep, options)
+            if evaluation.how == MODEL:
+                sigmas = options["transformer_options"]["sample_sigmas"]
+                found[evaluation] = self.second_models[evaluation.model].predict(evaluation.conds, x, timestep, sigmas)
+            elif evaluation.how != PLAIN:
+                theirs = WAYS[evaluation.how](self.inner_model, options)
+                one = [self.conds[evaluation.conds]]
+                (found[evaluation],) = comfy.samplers.calc_cond_batch(self.inner_model, one, x, timestep, theirs)
         return found
 
-    def _in_one_call(
-        self, plain: Sequence[Evaluation], x: Tensor, timestep: Tensor, options: dict[str, Any]
-    ) -> dict[Evaluation, Tensor]:
-        """`[main, negative or None, ...]`, as other nodes' functions expect it."""
-        rest = [e for e in plain if e not in (self.parts[0].prediction, NEGATIVE_PREDICTION)]
-        negative = self.conds["negative"] if NEGATIVE_PREDICTION in plain else None
-        conds = [self.conds[MAIN], negative, *(self.conds[e.conds] for e in rest)]
-        shared = {"conds": conds, "input": x, "sigma": timestep, "model": self.inner_model, "model_options": options}
-        if "sampler_calc_cond_batch_function" in options:
-            out = options["sampler_calc_cond_batch_function"](shared)
-        else:
-            out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
-        for function in options.get("sampler_pre_cfg_function", []):
-            out = function({**shared, "conds_out": out, "cond_scale": self.cfg, "timestep": timestep})
-        order = [self.parts[0].prediction, NEGATIVE_PREDICTION, *rest]
-        return {e: part for e, part in zip(order, out, strict=True) if e in plain}
-
-    def _another_way(self, evaluation: Evaluation, x: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
-        if evaluation.how == MODEL:
-            model = self.second_models[evaluation.model]
-            conds = self.second_conds[evaluation.model][evaluation.conds]
-            theirs = comfy.model_patcher.create_model_options_clone(model.model_options)
-            transformer = theirs.setdefault("transformer_options", {})
-            transformer["sample_sigmas"] = options["transformer_options"]["sample_sigmas"]
-            return comfy.samplers.calc_cond_batch(model.model, [conds], x, timestep, theirs)[0]
-        options = WAYS[evaluation.how](self.inner_model, options)
-        return comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[evaluation.conds]], x, timestep, options)[0]
-
-    def _combined(
-        self, scales: Sequence[float], found: dict[Evaluation, Tensor], x: Tensor, timestep: Tensor
-    ) -> Tensor:
+    def _combined(self, step: Step, found: dict[Evaluation, Tensor], x: Tensor, timestep: Tensor) -> Tensor:
         """The Mix of this step, by the plan; without guidance what is left is one prediction, bit for bit."""
-        main = found[self.parts[0].prediction]
+        main = found[step.main]
         slope = slope_of(self.inner_model.model_sampling, timestep)
-        if list(found) == [self.parts[0].prediction] and self._total(scales) == 1:
+        if step.unguided(found):
             return self.run.finish(main, Mix(x, slope, main, (Branch(main, main, 1.0),)))
-        # predictions that were left out have weights that add up to 0: the sum is the same whatever stands for them
-        filler = x if self._base is None else found.get(self._base, main)
-
-        def branch(part: Part, scale: float) -> Branch:
-            against = x if part.reference is None else found.get(part.reference, filler)
-            mask = area(part.condition.mask, None, x)
-            return Branch(found.get(part.prediction, filler), against, scale, mask)
-
-        branches = [branch(part, scale) for part, scale in zip(self.parts, scales, strict=True)]
-        return self.run.combine(Mix(x, slope, filler, tuple(branches)))
-
-    def _total(self, scales: Sequence[float]) -> float:
-        """Weight of the main prediction where it is the only one."""
-        return 1.0 if self._base is not None else sum(scales)
+        return self.run.combine(step.mix(found, x, slope))

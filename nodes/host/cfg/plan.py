@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ....guidance.cfg import BRANCHES, Method
 from ....guidance.weight import Weight
 
+REMEMBERED = {"momentum": "APG's momentum", "history": "history (HiGS)"}  # stages that look back, and their methods
 OWN_SCALE = 0.0  # as a guidance scale: the sampler's own cfg
 
 
@@ -18,7 +19,7 @@ class Plan:
     names: tuple[str, ...] = ()  # of the methods, as the user knows them
     pixels_only: bool = False  # one of the methods needs samples in [-1, 1]
     renoised: float | None = None  # CFG++'s strength
-    zero_init: float = 0.0  # share of the steps, from the first, that a flow stands still
+    zero_init: float = 0.0  # share of the run, from pure noise, that a flow stands still
     skip_above: float = 1.0  # similarity of cond and uncond from where on the negative is left out
     scale: Weight | None = None  # of a CFG Patch; its value may be OWN_SCALE
 
@@ -37,6 +38,12 @@ class Plan:
             min(self.skip_above, other.skip_above),
             self.scale or other.scale,
         )
+
+    @property
+    def remembering(self) -> list[str]:
+        """Methods whose result depends on the steps before, by name."""
+        kept = [REMEMBERED[m.STAGE] for m in self.methods if m.STAGE in REMEMBERED and not m.neutral]
+        return kept + ["adaptive skip"] * (self.skip_above < 1)
 
     @property
     def formula(self) -> bool:

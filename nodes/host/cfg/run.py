@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -18,10 +19,12 @@ from ....guidance.cfg import OUTPUTS, RESULT, Branch, Memory, Mix, combine, reno
 from ....guidance.tensors import append_dims
 from ....guidance.weight import Weight
 from ..model import is_pixel_model
-from ..run import Course, Feature, attach, attached, state_in
+from ..run import SAME, Course, Feature, attach, attached, state_in
+from .coverage import both, coverage, own_conds, towards
 from .plan import OWN_SCALE, Plan
 
 KEY = "diffusion_guidance_cfg"
+SIDES = {"cond": "positive", "uncond": "negative"}  # the host's names after CFG, and before
 COMBINER, PATCH = "CFG Combiner", "CFG Patch"  # for messages
 
 
@@ -42,9 +45,18 @@ class CFGRun:
         return weight.above(1.0, self.course.progress_of(sigma))
 
     def stands_still(self, sigma: float) -> bool:
-        """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity."""
-        held = math.floor(self.plan.zero_init * (len(self.course.sigmas) - 1) + 0.5)
-        return self.course.from_noise and self.course.index(sigma) < held
+        """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity.
+
+        The share is of the model's progress, and a step belongs to it by its middle: so the parts of a run that is cut
+        hold what the whole run holds. A run that begins with fresh noise on a picture is no such part.
+        """
+        course = self.course
+        if not self.plan.zero_init or course.rising or not (course.from_noise or course.continues):
+            return False
+        step = min(course.index(sigma), len(course.sigmas) - 2)
+        here = course.sigmas[max(0, step)]
+        middle = (course.progress_of(here) + course.progress_of(course.following(here))) / 2
+        return middle < self.plan.zero_init + SAME
 
     @property
     def all_skip(self) -> bool:
@@ -81,6 +93,11 @@ def begin(course: Course, plan: Plan, node: str) -> CFGRun:
     """A fresh state. Raises ValueError, in the node's name, for plans that don't fit model or sampler."""
     if plan.zero_init and not course.flow:
         raise ValueError(f"{node}: zero_init holds a flow still, and this model is none; set zero_init to 0")
+    if plan.renoised is not None and "cfg_pp" in course.sampler_name:
+        raise ValueError(
+            f"{node}: the method CFG++ would be applied twice, for the sampler {course.sampler_name[7:]} is CFG++ "
+            "itself; choose the sampler euler or ddim, or the method constant"
+        )
     if plan.zero_init and "cfg_pp" in course.sampler_name:
         raise ValueError(
             f"{node}: at the steps of zero_init nothing is predicted, which cfg_pp samplers need; set zero_init to 0, "
@@ -93,18 +110,30 @@ def begin(course: Course, plan: Plan, node: str) -> CFGRun:
         )
     if node == COMBINER or plan.formula:
         _refuse_taken_slot(course.guider.model_options, node)
+    if plan.remembering and not course.from_noise:
+        logging.warning(
+            "%s: %s remembers what it saw in this run alone, and the run begins below the model's largest noise level; "
+            "in a chain of samplers it begins anew in each",
+            node,
+            ", ".join(plan.remembering),
+        )
     return CFGRun(course, plan)
 
 
 def _refuse_taken_slot(options: dict[str, Any], node: str) -> None:
     taken = options.get("sampler_cfg_function")
     if taken is not None:
-        owner = getattr(taken, "__qualname__", type(taken).__name__).split(".")[0]
-        module = re.split(r"[\\/]", getattr(taken, "__module__", "unknown"))[-1]
         raise ValueError(
-            f"{node}: the model's one CFG function is already taken by {owner} ({module}), which would be lost; remove "
+            f"{node}: the model's one CFG function is already taken by {owner(taken)}, which would be lost; remove "
             f"that node, or choose the same method in {node} and leave it out there"
         )
+
+
+def owner(function: Any) -> str:
+    """The class and the file that another node's function comes from."""
+    name = getattr(function, "__qualname__", type(function).__name__).split(".")[0]
+    module = re.split(r"[\\/]", getattr(function, "__module__", "unknown"))[-1]
+    return f"{name} ({module})"
 
 
 def plan_of(model: Any) -> Plan:
@@ -188,6 +217,11 @@ def _post_cfg(args: dict[str, Any]) -> Tensor:
         return args["denoised"]
     x, sigma = args["input"], args["sigma"]
     cond, uncond = args["cond_denoised"], args["uncond_denoised"]
+    if args["uncond"] is not None:  # where one of them says nothing, methods find no difference
+        given = run.course.guider.original_conds
+        covers = [coverage(own_conds(args[k], given[name]), x, sigma) for k, name in SIDES.items()]
+        uncond = towards(uncond, cond, covers[1])
+        cond = towards(cond, uncond, both(*covers))
     mix = Mix(x, slope_of(args["model"].model_sampling, sigma), uncond, (Branch(cond, uncond, args["cond_scale"]),))
     return run.finish(args["denoised"], mix) if args["uncond"] is None else run.combine(mix)
 

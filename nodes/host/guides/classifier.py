@@ -26,7 +26,7 @@ class HostClassifier:
         self.name = name
         self.facts = facts
         self.patcher = patcher
-        self.schedule = NoiseSchedule.named(facts.schedule)
+        self.schedule = NoiseSchedule.of(facts)
 
     def check(self, shape: torch.Size) -> None:
         """Raises ValueError for pictures [B 3 H W] of another size than the classifier's."""

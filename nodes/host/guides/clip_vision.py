@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ....models.architecture import Facts
 from ....models.encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
 from ..gradients import differentiable
 from .encoder import Encoder, ReadText
+
+RANK_TOLERANCE = 1e-6  # smallest singular value over the largest
 
 
 class _Enough(Exception):  # noqa: N818  it is no error
@@ -85,7 +89,7 @@ def _map(tokens: Tensor) -> Tensor:
 def text_reader(clip: Any, width: int) -> ReadText:
     """Texts in the space of a vision tower `width` wide, by the fitting tower of the host's CLIP.
 
-    Raises ValueError where the CLIP has no projection into such a space: those inside SD1.5 checkpoints have lost it.
+    Raises ValueError where the CLIP has no projection into such a space.
     """
     towers = {
         name.split(".")[-1].removeprefix("clip_"): part
@@ -101,10 +105,11 @@ def text_reader(clip: Any, width: int) -> ReadText:
             "CLIP of the same model"
         )
     key, tower = fitting[0], towers[fitting[0]]
-    if torch.equal(tower.transformer.text_projection.weight.float().cpu(), torch.eye(width)):
+    fault = projection_fault(clip, tower.transformer.text_projection.weight)
+    if fault:
         raise ValueError(
-            "this CLIP has no text projection, as those inside SD1.5 checkpoints; load a full CLIP text file "
-            "(for instance clip_l.safetensors) with Load CLIP"
+            f"this CLIP has no text projection ({fault}), as those inside SD1.5 checkpoints; load a full CLIP text "
+            "file (for instance clip_l.safetensors) with Load CLIP"
         )
 
     def read(text: str) -> Tensor:
@@ -121,6 +126,42 @@ def text_reader(clip: Any, width: int) -> ReadText:
             tower.reset_clip_options()
 
     return read
+
+
+def projection_fault(clip: Any, weight: Tensor) -> str:
+    """Why a text tower's projection [D D] is none; empty if it is one.
+
+    The host leaves what a checkpoint lacks as the memory was found (or, in older versions, as the identity).
+    """
+    files = source_files(clip)
+    if files and not any(projection_in(file, len(weight)) for file in files):
+        return "its file has none"
+    weight = weight.detach().cpu().double()
+    if not torch.isfinite(weight).all():
+        return "it holds values that are not finite"
+    if not weight.any():
+        return "it is zero"
+    if torch.equal(weight, torch.eye(len(weight), dtype=torch.float64)):
+        return "it is the identity"
+    rank = int(torch.linalg.matrix_rank(weight, rtol=RANK_TOLERANCE))
+    return "" if rank == len(weight) else f"its rank is {rank} of {len(weight)}"
+
+
+def source_files(clip: Any) -> list[Path]:
+    """The safetensors files that the host loaded a CLIP from; none where that isn't known."""
+    known = getattr(clip.patcher, "cached_patcher_init", None)
+    sources = known[1][0] if known and known[1] else []
+    sources = [sources] if isinstance(sources, (str, Path)) else sources
+    if not isinstance(sources, (list, tuple)) or not all(isinstance(source, (str, Path)) for source in sources):
+        return []  # another pack's loader
+    paths = [Path(source) for source in sources]
+    return paths if all(path.suffix == ".safetensors" and path.is_file() for path in paths) else []
+
+
+def projection_in(file: Path, width: int) -> bool:
+    with safe_open(file, "pt") as content:
+        names = [name for name in content.keys() if name.endswith(("text_projection", "text_projection.weight"))]
+        return any(content.get_slice(name).get_shape() == [width, width] for name in names)
 
 
 def encoder_from(clip_vision: Any, clip: Any | None) -> Encoder:

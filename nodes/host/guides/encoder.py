@@ -41,7 +41,7 @@ class Encoder:
         self.read_text = read_text
         self.texts: dict[str, Tensor] = {}  # every text once
         self.references = References()
-        self.schedule = NoiseSchedule.named(facts.schedule)
+        self.schedule = NoiseSchedule.of(facts)
 
     @property
     def size(self) -> int:

@@ -38,6 +38,11 @@ class Codec:
                 f"{checkpoint.name} is {checkpoint.architecture.title}, {DIFFAE.title} is needed; use Load Guidance "
                 "Model for it"
             )
+        if not checkpoint.config.encoder_mult:
+            raise ValueError(
+                f"{checkpoint.name} is the decoder of a diffusion autoencoder alone, without the encoder that reads "
+                "pictures; use Load Guidance Model for it"
+            )
         self.name = checkpoint.name
         self.facts: Facts = checkpoint.facts
         self.patcher = hosted(lambda device: codec_of(checkpoint).to(device))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ....guidance.directions import Linear
-from ..pixel_model import Z_SEM
+from ..conditioning import semantic_conditioning
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class Semantic:
 
     def conditioning(self) -> list[Any]:
         """CONDITIONING: code i goes to picture i."""
-        return [[torch.zeros(1, 1, 1), {Z_SEM: self.z_sem}]]
+        return semantic_conditioning(self.z_sem)
 
 
 @dataclass(frozen=True, eq=False)
