@@ -81,5 +81,6 @@ def test_every_counts_the_steps_of_a_run_and_says_where_one_begins_in_the_middle
     sample(execute, model, steps=3)
     assert not [record for record in caplog.records if "every counts" in record.getMessage()]
     with caplog.at_level("INFO"):
-        sample(execute, model, sigmas=torch.tensor([3.0, 1.0, 0.0]))
+        half = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        sample(execute, model, sigmas=torch.tensor([3.0, 1.0, 0.0]), latent=half, noise=torch.zeros_like(half))
     assert [record for record in caplog.records if "every counts the steps of this run" in record.getMessage()]
