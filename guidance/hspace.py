@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .tensors import append_dims, at_least_float32, norm, wide
+from .tensors import append_dims, at_least_float32, norm, widest
 
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
@@ -105,7 +105,7 @@ def combined(shifts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
     """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
-    a, b = wide(h.flatten(1)), wide(content.flatten(1))
+    a, b = widest(h.flatten(1)), widest(content.flatten(1))
     b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
     theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
     small = theta.sin() < 1e-6
@@ -142,7 +142,7 @@ def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
     (Haas et al. 2023, arXiv 2303.11073.) Signs are fixed: the largest number of a component is positive.
     """
-    flat = wide(bottlenecks.flatten(1))
+    flat = widest(bottlenecks.flatten(1))
     mean = flat.mean(0)
     _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
     rows = rows[:count]

@@ -21,14 +21,14 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def wide(value: Tensor) -> Tensor:
+def widest(value: Tensor) -> Tensor:
     """In float64 where the device has it; Apple's GPUs have none, there in float32."""
     return value.float() if value.device.type == "mps" else value.double()
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """[B ...], [B ...] -> [B], wide: sums over a picture are long."""
-    return (wide(a.flatten(1)) * wide(b.flatten(1))).sum(1)
+    """[B ...], [B ...] -> [B], in float64 where there is one: sums over a picture are long."""
+    return (widest(a.flatten(1)) * widest(b.flatten(1))).sum(1)
 
 
 def unit(value: Tensor) -> Tensor:

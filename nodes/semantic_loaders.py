@@ -9,13 +9,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.diffae.attributes import CELEBA
-from ..models.told import Told, remark
+from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
 from .host.files import choices, load_direction, locate
 from .host.model import guesses_of
 from .host.pictures import pixel_vae
-from .host.pixel_model import AUTO, clamp_denoised, load_pixel_model
+from .host.pixel_model import clamp_denoised, load_pixel_model
 from .host.semantic.codec import Codec
 from .loaders import open_decoder, open_model
 from .told_inputs import attention_inputs, picture_inputs, training_inputs

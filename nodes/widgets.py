@@ -51,6 +51,6 @@ def precision_input() -> Any:
         default=AUTO,
         optional=True,
         advanced=True,
-        tooltip="auto: as ComfyUI chooses, half precision on most GPUs. float32: the published numbers, slower. The "
-        "same on a CPU.",
+        tooltip="auto: as ComfyUI chooses, half precision on most GPUs. float32: the published numbers, slower. On a "
+        "CPU both are the same.",
     )

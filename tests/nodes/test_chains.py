@@ -2,43 +2,9 @@
 
 import pytest
 import torch
-from guided_sampling import applied, picture, sample, text_guide
+from guided_sampling import PUBLISHED, applied, picture, sample, text_guide
 
 pytestmark = pytest.mark.host
-SAMPLERS = {
-    "ddpm, learned": ("Guidance_DDPMSampler", {"variance": "auto"}),
-    "ddpm, fixed large": ("Guidance_DDPMSampler", {"variance": "fixed large"}),
-    "ddpm, fixed small": ("Guidance_DDPMSampler", {"variance": "fixed small"}),
-    "ddim, eta 1": ("Guidance_DDIMSampler", {"eta": 1.0}),
-    "ddim, eta 0": ("Guidance_DDIMSampler", {"eta": 0.0}),
-}
-
-
-@pytest.fixture
-def draw(execute, models):
-    """A run of one of the pack's samplers from unit noise, or on from a latent, with the sigmas given."""
-
-    def draw(name, sigmas, latent=None, model=None, seed=5, batch=2, number=0):
-        import comfy.samplers
-
-        model = model or models["scenes_unet"][0]
-        node, options = SAMPLERS[name]
-        (sampler,) = execute(node, **options, clip_denoised=False)
-        (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="star")
-        guider = comfy.samplers.CFGGuider(model)
-        guider.inner_set_conds({"positive": cond})
-        start = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))[number : number + batch]
-        noise = start if latent is None else torch.zeros_like(start)
-        latent = torch.zeros_like(start) if latent is None else latent
-        with torch.inference_mode():
-            return guider.sample(noise, latent, sampler, sigmas, seed=seed, disable_pbar=True)
-
-    return draw
-
-
-@pytest.fixture
-def sigmas(execute, models):
-    return execute("Guidance_RespacedSigmas", model=models["scenes_unet"][0], respacing="6")[0]
 
 
 def split(sigmas, place):
@@ -48,7 +14,7 @@ def split(sigmas, place):
     return SplitSigmas.execute(sigmas, place).args
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("place", [1, 4, 5])
 def test_a_cut_run_is_the_whole_run(draw, sigmas, name, place):
     high, low = split(sigmas, place)
@@ -115,5 +81,6 @@ def test_every_counts_the_steps_of_a_run_and_says_where_one_begins_in_the_middle
     sample(execute, model, steps=3)
     assert not [record for record in caplog.records if "every counts" in record.getMessage()]
     with caplog.at_level("INFO"):
-        sample(execute, model, sigmas=torch.tensor([3.0, 1.0, 0.0]))
+        half = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        sample(execute, model, sigmas=torch.tensor([3.0, 1.0, 0.0]), latent=half, noise=torch.zeros_like(half))
     assert [record for record in caplog.records if "every counts the steps of this run" in record.getMessage()]

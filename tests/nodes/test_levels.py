@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from guided_sampling import applied, sample, text_guide
-from test_chains import SAMPLERS, draw, sigmas  # noqa: F401
+from guided_sampling import PUBLISHED, applied, sample, text_guide
 
 pytestmark = pytest.mark.host
-STOCHASTIC = [name for name in SAMPLERS if name != "ddim, eta 0"]
+STOCHASTIC = [name for name in PUBLISHED if name != "ddim, eta 0"]
 
 
 def flipped(levels):
@@ -21,7 +20,7 @@ def scene():
     return scenes.render(scenes.draw(2, torch.Generator().manual_seed(5))).image
 
 
-def test_ddim_over_flipped_sigmas_unsamples_a_picture_as_ddim_inversion_does(draw, execute, models):  # noqa: F811
+def test_ddim_over_flipped_sigmas_unsamples_a_picture_as_ddim_inversion_does(draw, execute, models):
     model, image = models["scenes_unet"][0], scene()
     (falling,) = execute("Guidance_RespacedSigmas", model=model, respacing="12")
     found = draw("ddim, eta 0", flipped(falling)[1:], image * (1 + float(falling[-2]) ** 2) ** 0.5)
@@ -32,7 +31,7 @@ def test_ddim_over_flipped_sigmas_unsamples_a_picture_as_ddim_inversion_does(dra
     torch.testing.assert_close(found, latent["samples"], rtol=1e-4, atol=1e-3)
 
 
-def test_what_flipped_sigmas_unsampled_is_drawn_again(draw, execute, models):  # noqa: F811
+def test_what_flipped_sigmas_unsampled_is_drawn_again(draw, execute, models):
     image = scene()
     (falling,) = execute("Guidance_RespacedSigmas", model=models["scenes_unet"][0], respacing="60")
     noisy = draw("ddim, eta 0", flipped(falling), image)
@@ -42,41 +41,42 @@ def test_what_flipped_sigmas_unsampled_is_drawn_again(draw, execute, models):  #
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_fresh_noise_on_the_way_up_is_refused_with_what_to_use(draw, sigmas, name):  # noqa: F811
+def test_fresh_noise_on_the_way_up_is_refused_with_what_to_use(draw, sigmas, name):
     with pytest.raises(ValueError, match="the noise levels rise .* use DDIM Inversion, or DDIM Sampler with eta 0"):
         draw(name, flipped(sigmas), scene())
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_repeated_level_makes_no_step(draw, sigmas, name):  # noqa: F811
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_repeated_level_makes_no_step(draw, sigmas, name):
     repeated = torch.cat([sigmas[:1], sigmas[:3], sigmas[2:], sigmas[-1:]])
     assert torch.equal(draw(name, repeated), draw(name, sigmas))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_level_of_0_before_the_end_is_refused(draw, sigmas, name):  # noqa: F811
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_level_of_0_before_the_end_is_refused(draw, sigmas, name):
     with pytest.raises(ValueError, match="reach 0 at number 3 of 5"):
         draw(name, torch.tensor([10.0, 5.0, 0.0, 5.0, 0.0]))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_list_of_one_level_makes_no_step(draw, sigmas, name):  # noqa: F811
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_list_of_one_level_makes_no_step(draw, sigmas, name):
     latent = scene()
     assert torch.equal(draw(name, sigmas[2:3], latent), latent)
 
 
-def test_a_part_that_rises_between_falling_ones_is_a_step_like_others_with_eta_0(draw):  # noqa: F811
+def test_a_part_that_rises_between_falling_ones_is_a_step_like_others_with_eta_0(draw):
     levels = torch.tensor([10.0, 3.0, 6.0, 2.0, 0.0])
     assert torch.isfinite(draw("ddim, eta 0", levels)).all()
     with pytest.raises(ValueError, match="rise .from 3 to 6."):
         draw("ddpm, learned", levels)
 
 
-@pytest.mark.parametrize("respacing", ["1", "ddim1"])
-def test_inversion_over_one_level_is_refused(execute, models, respacing):
+@pytest.mark.parametrize("kind", ["scenes_unet", "scenes_latent"])
+def test_inversion_over_one_level_is_refused(execute, models, kind):
+    model, vae = models[kind]
     image = (scene().movedim(1, -1) + 1) / 2
     with pytest.raises(ValueError, match="input 'respacing': one noise level alone makes no step"):
-        execute("Guidance_DDIMInversion", model=models["scenes_unet"][0], image=image, respacing=respacing)
+        execute("Guidance_DDIMInversion", model=model, image=image, respacing="1", vae=vae)
 
 
 @pytest.mark.parametrize("kind", ["scenes_unet", "scenes_flow"])

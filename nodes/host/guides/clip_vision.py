@@ -136,7 +136,7 @@ def projection_fault(clip: Any, weight: Tensor) -> str:
     files = source_files(clip)
     if files and not any(projection_in(file, len(weight)) for file in files):
         return "its file has none"
-    weight = weight.detach().double().cpu()
+    weight = weight.detach().cpu().double()
     if not torch.isfinite(weight).all():
         return "it holds values that are not finite"
     if not weight.any():

@@ -39,7 +39,7 @@ def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
     if course.rising:
         return None
     _refuse_unfit(course, parts)
-    if not course.from_noise and any(part.every > 1 for part in parts):
+    if course.continues and any(part.every > 1 for part in parts):
         logging.info("Diffusion Guidance: every counts the steps of this run, which begins at %.4g", course.sigmas[0])
     return GuidedRun(course, parts)
 
