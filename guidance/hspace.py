@@ -6,22 +6,47 @@ the noise alone: symmetric edits cancel (the paper's theorem 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .tensors import append_dims, norm
+from .tensors import append_dims, norm, wide
 
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
 
-def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float) -> Tensor:
+def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False) -> Tensor:
     """What a first-order sampler must see for Asyrp's step, in denoised space or any that is linear in it.
 
-    Asyrp: X' = D~ + rho (X - D) with rho = following / sigma. A sampler makes X' = D' + rho (X - D'), so
-    D' = D + (D~ - D) / (1 - rho).
+    Asyrp moves x0's part of the step and leaves the noise's alone: with q = following / sigma and x0's share a' at the
+    next level, 1, or 1 - following for flow models (x' = a' P~ + following eps),
+
+        X' = D + q (X - D) + a' (D~ - D).
+
+    A sampler makes X' = D' + q (X - D'), so D' = D + a' (D~ - D) / (1 - q). Other samplers: `samplers.Move.edit`. The
+    difference is formed in float32, for dividing it enlarges what rounding has left of it.
     """
-    return plain + (edited - plain) / (1 - following / sigma)
+    return plain + (wide(edited) - wide(plain)) * signal_at(following, flow) / (1 - following / sigma)
+
+
+def asymmetric_step(
+    x: Tensor, plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False
+) -> Tensor:
+    """Asyrp's step itself: X' = D + q (X - D) + a' (D~ - D), as training makes it."""
+    moved = signal_at(following, flow) * (wide(edited) - wide(plain))
+    return plain + (following / sigma) * (x - plain) + moved
+
+
+def signal_at(sigma: float, flow: bool) -> float:
+    """The share of x0 in x."""
+    return 1 - sigma if flow else 1.0
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float32 or wider."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
@@ -48,9 +73,21 @@ def at_size(h: Tensor, like: Tensor) -> Tensor:
     return interpolate(h, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def step_count_factor(trained: int | None, steps: int) -> float:
-    """n_train / n_test: the sum of a trained delta over a run stays the same, however many steps it has."""
+def step_count_factor(trained: int | None, steps: float) -> float:
+    """n_train / n_test: the sum of a trained delta over a run stays the same, however many steps it has.
+
+    n_test is the density of the schedule: how many steps of this size would make a whole run (`steps_of_a_whole_run`).
+    """
     return 1.0 if trained is None else trained / steps
+
+
+def steps_of_a_whole_run(progress: Sequence[float]) -> float:
+    """Steps over the progress that they make, for the progress of a schedule's levels, rising in [0, 1].
+
+    A run with denoise .4, or one part of a chain, has the density of the whole that it is cut from.
+    """
+    made = progress[-1] - progress[0]
+    return max(1.0, (len(progress) - 1) / made) if made > 0 else max(1.0, len(progress) - 1.0)
 
 
 def several_factor(attributes: int) -> float:
@@ -58,9 +95,20 @@ def several_factor(attributes: int) -> float:
     return attributes**-0.5
 
 
+def combined(shifts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Several attributes at their own strengths, every shift f_i evaluated at the plain h, as Asyrp's code has it.
+
+    delta_h = sum_i w_i f_i(h) / sqrt(N) over the N attributes whose weight is not 0.
+    """
+    used = [(weight, shift) for weight, shift in zip(weights, shifts, strict=True) if weight]
+    if not used:
+        return torch.zeros_like(shifts[0])
+    return several_factor(len(used)) * torch.stack([weight * shift for weight, shift in used]).sum(0)
+
+
 def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
     """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
-    a, b = h.flatten(1).double(), content.flatten(1).double()
+    a, b = wide(h.flatten(1)), wide(content.flatten(1))
     b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
     theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
     small = theta.sin() < 1e-6
@@ -97,7 +145,7 @@ def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
     (Haas et al. 2023, arXiv 2303.11073.) Signs are fixed: the largest number of a component is positive.
     """
-    flat = bottlenecks.flatten(1).double()
+    flat = wide(bottlenecks.flatten(1))
     mean = flat.mean(0)
     _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
     rows = rows[:count]

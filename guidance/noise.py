@@ -16,6 +16,12 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed & (2**64 - 1))
 
 
+def _mixed(seed: int, *parts: int) -> int:
+    for part in parts:
+        seed = seed * _MIX + part
+    return seed
+
+
 def _draw(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
@@ -35,13 +41,18 @@ class StepNoise:
     def __init__(self, like: Tensor, seed: int, indices: Sequence[int], levels: Sequence[float]):
         self.like = like
         self.seeds = [(seed + index) ^ _STEP_STREAM for index in indices]
-        self.levels = [_bits(level) for level in levels]
+        self.levels = [level_bits(level) for level in levels]
 
     def __call__(self, step: int) -> Tensor:
-        generators = [_generator(seed * _MIX + self.levels[step]) for seed in self.seeds]
+        generators = [_generator(_mixed(seed, self.levels[step])) for seed in self.seeds]
         return _draw(generators, self.like.shape[1:]).to(self.like)
 
 
-def _bits(level: float) -> int:
-    """Of a noise level in float32."""
+def own_noise(shape: Sequence[int], seed: int, indices: Sequence[int], *purpose: int) -> Tensor:
+    """Unit noise [B ...] on the CPU, image i's from `seed + indices[i]` and from what it is for, a few numbers."""
+    return _draw([_generator(_mixed(seed + index, *purpose)) for index in indices], shape[1:])
+
+
+def level_bits(level: float) -> int:
+    """A noise level in float32 as a number, the same wherever a run is cut."""
     return int.from_bytes(struct.pack("<f", level), "little")

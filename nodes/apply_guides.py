@@ -14,7 +14,7 @@ from .guides import CATEGORY
 from .host.errors import GuidanceNode, about
 from .host.guides.application import AUTO, UNITS, Application
 from .host.guides.guide import Guide
-from .host.guides.report import Report, by_guide, remark
+from .host.guides.report import Report, by_guide, decoders, remark
 from .host.guides.run import applications, apply
 from .host.pictures import choose_decoder
 from .plot import Panel, plot
@@ -65,7 +65,7 @@ class ApplyGuides(GuidanceNode):
                     "vae",
                     optional=True,
                     tooltip="For models on latents, when a guide looks at pixels. A TAESD in models/vae_approx goes "
-                    "first: it is much cheaper.",
+                    "first: it is much cheaper. Guide Report says which was used.",
                 ),
                 weight_input(1.0, 100.0, "Multiplies all weights. 0: off."),
                 io.Combo.Input(
@@ -100,7 +100,8 @@ class ApplyGuides(GuidanceNode):
                     min=1,
                     max=100,
                     advanced=True,
-                    tooltip="Look at each k-th step only and keep pushing the same way between: k times cheaper.",
+                    tooltip="Look at each k-th step only and keep pushing the same way between: k times cheaper. Steps "
+                    "of one run: the second sampler of a chain counts anew.",
                 ),
                 io.Int.Input(
                     "inner_steps",
@@ -160,12 +161,13 @@ class ApplyGuides(GuidanceNode):
             return io.NodeOutput(model)
         with about("gradient"):
             needs_pixels = [guide for guide in active if guide.needs_decoding(model, gradient)]
+        decoder, name = choose_decoder(model, vae, tiny_vae, bool(needs_pixels))
         return io.NodeOutput(
             apply(
                 model,
                 Application(
                     guides=active,
-                    vae=choose_decoder(model, vae, tiny_vae, bool(needs_pixels)),
+                    vae=decoder,
                     strength=strength,
                     gradient=gradient,
                     unit=unit,
@@ -174,7 +176,7 @@ class ApplyGuides(GuidanceNode):
                     inner_steps=inner_steps,
                     views=views,
                     recurrence=recurrence,
-                    report=Report(),
+                    report=Report(decoder=name),
                 ),
             )
         )
@@ -200,7 +202,8 @@ class GuideReport(GuidanceNode):
     @classmethod
     def run(cls, model: Any, samples: dict[str, Any]) -> io.NodeOutput:
         reports = [application.report for application in applications(model)]
-        found, note = by_guide(reports), remark(reports)
+        found, note, decoder = by_guide(reports), remark(reports), decoders(reports)
+        said = "".join(f" - {part}" for part in (note, decoder and f"decoder: {decoder}") if part)
         titles = {
             "loss": "loss (lower is nearer to the goal)",
             "grad_norm": "gradient norm",
@@ -209,7 +212,7 @@ class GuideReport(GuidanceNode):
         }
         panels = [
             Panel(
-                title + (f" - {note}" if note and key == "loss" else ""),
+                title + (said if key == "loss" else ""),
                 "progress (0: noise, 1: picture)",
                 {
                     name: [(row["progress"], row[key]) for row in rows if row[key] is not None]
@@ -218,7 +221,8 @@ class GuideReport(GuidanceNode):
             )
             for key, title in titles.items()
         ]
-        return io.NodeOutput(plot(panels), json.dumps({"note": note, "guides": found}, indent=1, allow_nan=False))
+        report = {"note": note, "decoder": decoder, "guides": found}
+        return io.NodeOutput(plot(panels), json.dumps(report, indent=1, allow_nan=False))
 
 
 NODES: list[type[io.ComfyNode]] = [CombineGuides, ApplyGuides, GuideReport]

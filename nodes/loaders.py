@@ -22,6 +22,7 @@ from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
 from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
+from .widgets import precision_input
 
 AUTO = "auto"
 HEADS: dict[str, dict[str, Any]] = {
@@ -84,15 +85,18 @@ class LoadModel(GuidanceNode):
                     advanced=True,
                     tooltip="Attention heads. Weights don't tell them; auto knows the public files.",
                 ),
+                precision_input(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def run(cls, model_name: str, clip_denoised: bool, schedule: str, heads: str) -> io.NodeOutput:
+    def run(
+        cls, model_name: str, clip_denoised: bool, schedule: str, heads: str, precision: str = AUTO
+    ) -> io.NodeOutput:
         with about("model_name"):
             path = locate("models", model_name)
-            model = load_pixel_model(partial(open_model, path, schedule, heads))
+            model = load_pixel_model(partial(open_model, path, schedule, heads), precision)
         return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model))
 
     @classmethod

@@ -15,8 +15,9 @@ from . import sockets
 from .host.errors import GuidanceNode, about
 from .host.files import choices, load_direction, locate
 from .host.pictures import pixel_vae
-from .host.pixel_model import clamp_denoised, load_pixel_model
+from .host.pixel_model import AUTO, clamp_denoised, load_pixel_model
 from .host.semantic.codec import Codec
+from .widgets import precision_input
 
 LOADERS = "guidance/loaders"
 
@@ -36,21 +37,22 @@ class LoadDiffusionAutoencoder(GuidanceNode):
                     "model_name",
                     options=choices("models"),
                     tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
-                )
+                ),
+                precision_input(),
             ],
             outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
         )
 
     @classmethod
-    def run(cls, model_name: str) -> io.NodeOutput:
+    def run(cls, model_name: str, precision: str = AUTO) -> io.NodeOutput:
         with about("model_name"):
             path = locate("models", model_name)
             codec = Codec(load_checkpoint(path, "model"))
-            model = load_pixel_model(partial(open_decoder, path))
+            model = load_pixel_model(partial(open_decoder, path), precision)
         return io.NodeOutput(clamp_denoised(model), codec, pixel_vae())
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str) -> float:
+    def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
         return Path(locate("models", model_name)).stat().st_mtime
 
 

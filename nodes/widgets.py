@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .host.pixel_model import AUTO, PRECISIONS
+
 
 def _set(**options: bool) -> dict[str, Any]:
     """Those that are on; the host's defaults for the others."""
@@ -39,3 +41,16 @@ def steps_input(default: int, tooltip: str, least: int = 2, most: int = 1000, ad
 def size_input(tooltip: str, advanced: bool = False) -> Any:
     """Side of pictures in pixels."""
     return io.Int.Input("size", default=512, min=16, max=4096, step=8, tooltip=tooltip, **_set(advanced=advanced))
+
+
+def precision_input() -> Any:
+    """Of a pixel model; later than a loader's other inputs, so optional for saved workflows."""
+    return io.Combo.Input(
+        "precision",
+        options=list(PRECISIONS),
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="auto: as ComfyUI chooses, half precision on most GPUs. float32: the published numbers, slower. Same on "
+        "a CPU.",
+    )

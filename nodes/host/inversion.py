@@ -89,11 +89,17 @@ class InversionSampler(comfy.samplers.Sampler):
 
 
 def inversion_sigmas(model: Any, steps: int, respacing: str) -> Tensor:
-    """Rising noise levels: kept training steps, or the host's simple schedule for flow models."""
+    """Rising noise levels: kept training steps, or the host's simple schedule for flow models.
+
+    Raises ValueError for respacings that can't be read or keep one step.
+    """
     sampling = model.get_model_object("model_sampling")
     if is_flow(sampling) and not respacing:
         return comfy.samplers.calculate_sigmas(sampling, "simple", steps)[:-1].flip(0)
-    return respaced_sigmas(model, respacing or str(steps))[:-1].flip(0)
+    rising = respaced_sigmas(model, respacing or str(steps))[:-1].flip(0)
+    if len(rising) < 2:
+        raise ValueError("one noise level alone makes no step from picture to noise; keep at least 2")
+    return rising
 
 
 def no_conditioning(model: Any) -> list[Any]:

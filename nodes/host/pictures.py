@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
@@ -112,30 +113,37 @@ class ModelSpaceTAESD(TAESD):
     """A TAESD as the host's previews use it: on latents as the model has them, not as a VAE has them."""
 
 
-def tiny_decoder(model: Any) -> Any | None:
-    """The TAESD of the model's latents as a VAE, if the user has it in models/vae_approx."""
+def tiny_path(model: Any) -> str | None:
+    """The TAESD of the model's latents, if the user has it in models/vae_approx."""
     latent_format = model.model.latent_format
     wanted = getattr(latent_format, "taesd_decoder_name", None)
     if not wanted or wanted in latent_preview.VIDEO_TAES:  # those of video models are built otherwise
         return None
     names = [name for name in folder_paths.get_filename_list("vae_approx") if name.startswith(wanted)]
-    path = folder_paths.get_full_path("vae_approx", names[0]) if names else None
-    if path is None:
-        return None
+    return folder_paths.get_full_path("vae_approx", names[0]) if names else None
+
+
+def tiny_decoder(model: Any, path: str) -> comfy.sd.VAE:
+    """A TAESD of the model's latents as a VAE."""
+    latent_format = model.model.latent_format
     with torch.inference_mode(False), torch.no_grad():
         taesd = ModelSpaceTAESD(None, path, latent_channels=latent_format.latent_channels)
     return vae_around(taesd, latent_format.latent_channels, latent_format.spacial_downscale_ratio)
 
 
-def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bool) -> Any | None:
-    """The cheapest way to pixels: none needed, the wired tiny decoder, the host's TAESD, the wired VAE.
+def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bool) -> tuple[Any | None, str]:
+    """The cheapest way to pixels, and what it is: none needed, the wired tiny decoder, the host's TAESD, the wired VAE.
 
     Raises ValueError where guides need pixels and there is no way to them.
     """
     if not needed or is_pixel_model(model):
-        return None
-    found = tiny_vae or tiny_decoder(model) or vae
-    if found is None:
+        return None, ""
+    if tiny_vae is not None:
+        return tiny_vae, "input tiny_vae"
+    path = tiny_path(model)
+    if path is not None:
+        return tiny_decoder(model, path), f"{Path(path).name} in models/vae_approx"
+    if vae is None:
         with about("vae"):
             name = getattr(model.model.latent_format, "taesd_decoder_name", None)
             tiny = f", or put {name}.safetensors into models/vae_approx" if name else ""
@@ -143,7 +151,7 @@ def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bo
                 "a guide looks at pixels and this model works on latents: connect the VAE of the checkpoint"
                 f"{tiny} (cheaper)"
             )
-    return found
+    return vae, "input vae"
 
 
 class Decoder:

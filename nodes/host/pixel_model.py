@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models_base
 import torch
+from comfy.k_diffusion.utils import tf32_mode
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ HOST_SCHEDULES = {
     "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
     "cosine": {"beta_schedule": "cosine"},
 }
+AUTO, FLOAT32 = "auto", "float32"
+PRECISIONS = (AUTO, FLOAT32)  # of a model's weights and arithmetic
 EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
@@ -211,18 +214,20 @@ class PixelModel(comfy.model_base.BaseModel):
 
 
 def load_pixel_model(
-    open_checkpoint: Callable[[], Checkpoint], disable_dynamic: bool = False
+    open_checkpoint: Callable[[], Checkpoint], precision: str = AUTO, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL. Its weights are normal tensors, so that gradients may pass through them.
 
-    `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model.
+    `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model. `precision` is
+    one of PRECISIONS: the host's choice, half precision on most GPUs, or float32 without TF32 in its whole runs.
     """
     with torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint()
         config = PixelConfig(checkpoint)
         device, offload = mm.get_torch_device(), mm.unet_offload_device()
         parameters = sum(value.numel() for value in checkpoint.state.values())
-        dtype = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
+        chosen = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
+        dtype = torch.float32 if precision == FLOAT32 else chosen
         config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
         # casting layers cost a little at every call, and float32 weights need no cast
         full = dtype == torch.float32 and config.manual_cast_dtype in (None, dtype)
@@ -236,8 +241,16 @@ def load_pixel_model(
         state = {f"network.{key}": value.to(dtype) for key, value in checkpoint.state.items()}
         model.diffusion_model.load_state_dict(state, strict=True, assign=is_dynamic)
         model.diffusion_model.requires_grad_(False)
-        patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint,))
+        patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint, precision))
+        if precision == FLOAT32:
+            patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "guidance_precision", _without_tf32)
     return patcher
+
+
+def _without_tf32(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE: float32 means 24 bits, of the model and of all that guides it; a GPU's TF32 has 11, as fp16 has."""
+    with tf32_mode(cudnn=False, matmul=False):
+        return executor(*args, **kwargs)
 
 
 def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from .model import is_flow, progress_function
 
 SAME = 1e-4  # relative difference of sigmas that are one
+FEATURES = "guidance_features"  # a MODEL's attachment: every Feature that was put into it
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+_running: ContextVar[Mapping[str, Any]] = ContextVar("guidance_running", default=NOTHING)  # key -> parts of this run
+NETWORK_LEVEL = {WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL}  # need no guider
 HANDOVER = "guidance_handover"  # of transformer_options: a Handover of a sampler that applies exact gradients itself
 
 
@@ -48,10 +54,11 @@ class Course:
     denoise_mask: Tensor | None = None
     latent_shapes: Sequence[Any] = field(default_factory=tuple)
     continues: bool = False  # whether it got no noise: it goes on where another run ended
+    second: Any = None  # a MODEL that is sampled beside the guider's own, where this is its course
 
     @property
     def model(self) -> Any:
-        return self.guider.model_patcher
+        return self.guider.model_patcher if self.second is None else self.second
 
     @cached_property
     def sampling(self) -> Any:
@@ -104,6 +111,7 @@ class Feature:
     key: str
     begin: Callable[[Course, Sequence[Any]], Any]  # (course, the MODEL's parts) -> state; None: nothing in this run
     wrappers: Mapping[str, Callable[..., Any]]  # the host's hooks that read the state, by their kind
+    nodes: str = "a node of this pack"  # who puts it into a MODEL, for messages
 
 
 def attached(model: Any, feature: Feature) -> Sequence[Any]:
@@ -126,6 +134,9 @@ def attach(model: Any, feature: Feature, part: Any, patchers: Sequence[Any] = ()
                 known.append(patcher)
         model.set_additional_models(feature.key, known)
     if not before:
+        model.set_attachments(FEATURES, [*_features(model), feature])
+        guard = partial(_refuse_elsewhere, feature)  # in model_options: there a guider finds that of any MODEL it loads
+        add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, feature.key, guard, model.model_options, True)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, feature.key, partial(_around_run, feature))
         for kind, wrapper in feature.wrappers.items():
             model.add_wrapper_with_key(kind, feature.key, wrapper)
@@ -145,8 +156,48 @@ def _around_run(
     """OUTER_SAMPLE: a fresh state for every run, gone afterwards whatever happens."""
     guider = executor.class_obj
     course = course_of(guider, noise, sampler, sigmas, *args, **more)
-    with remembered(guider, feature.key, feature.begin(course, attached(guider.model_patcher, feature))):
-        return executor(noise, latent, sampler, sigmas, *args, **more)
+    parts = attached(guider.model_patcher, feature)
+    before = _running.set({**_running.get(), feature.key: parts})
+    try:
+        with remembered(guider, feature.key, feature.begin(course, parts)):
+            return executor(noise, latent, sampler, sigmas, *args, **more)
+    finally:
+        _running.reset(before)
+
+
+def _refuse_elsewhere(feature: Feature, executor: Any, model: Any, *args: Any, **more: Any) -> Any:
+    """PREPARE_SAMPLING: raises ValueError for a MODEL that is to be sampled without its run having begun."""
+    if _running.get().get(feature.key) is not attached(model, feature):
+        raise ValueError(
+            f"{feature.nodes}: the MODEL it was put into is sampled beside another one by this guider, and there it "
+            "can't act; put it into the guider's first MODEL, or leave it out"
+        )
+    return executor(model, *args, **more)
+
+
+def _features(model: Any) -> Sequence[Feature]:
+    """All features of a MODEL, in the order in which they came."""
+    return model.get_attachment(FEATURES) or ()
+
+
+def begin_beside(course: Course, model: Any, transformer_options: dict[str, Any]) -> None:
+    """Begins the run of a second MODEL, which a guider of ours samples beside its first.
+
+    `transformer_options` are those that its network will be called with in this run; they get the states and the
+    wrappers of its features. Raises ValueError for features that need hooks of the guider, which has one MODEL's.
+    """
+    beside = replace(course, second=model)
+    for feature in _features(model):
+        if not feature.wrappers.keys() <= NETWORK_LEVEL:
+            raise ValueError(
+                f"{feature.nodes} can't act on a second model, the reference 'model' of a CFG Condition; put it into "
+                "the first model, or leave it out"
+            )
+        state = feature.begin(beside, attached(model, feature))
+        if state is not None:
+            transformer_options[feature.key] = state
+            for kind, wrapper in feature.wrappers.items():
+                add_wrapper_with_key(kind, feature.key, wrapper, transformer_options)
 
 
 def course_of(guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **more: Any) -> Course:

@@ -13,7 +13,7 @@ from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.noise import StepNoise, initial_noise
-from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced
+from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced, without_repeats
 from .model import is_flow
 from .pixel_model import VARIANCE, VarianceReader, clamp
 from .run import HANDOVER, Handover
@@ -21,6 +21,7 @@ from .run import HANDOVER, Handover
 FLOW_REFUSED = (
     "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
 )
+INDICES = "batch_indices"  # of a sampler's extra_options: the number of each image, where the sampler knows it
 Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
 
 
@@ -47,17 +48,18 @@ def published_sampler(
             raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
-        if from_noise and not torch.count_nonzero(model.latent_image):
+        rising = sigmas[-1] > sigmas[0]  # then the latent is a picture, also a grey one
+        if from_noise and not rising and not torch.count_nonzero(model.latent_image):
             # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
             x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
-        levels = [float(sigma) for sigma in sigmas]
+        levels = without_repeats([float(sigma) for sigma in sigmas])
         draws = noise or StepNoise(x, extra_args.get("seed") or 0, indices or range(len(x)), levels)
         handover = Handover()
         predict = _predictor(model, extra_args, clip_denoised, handover)
         own = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
         return loop(predict, x, levels, draws, gradient=_both(handover, own), on_step=_reporter(callback))
 
-    return comfy.samplers.KSAMPLER(sample)
+    return comfy.samplers.KSAMPLER(sample, {INDICES: indices} if indices else {})
 
 
 def _both(handover: Handover, own: Gradient | None) -> Gradient:
@@ -114,14 +116,20 @@ def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool, hand
 def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
     """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share.
 
-    A plain number of steps is what remains to be done, as in the host's samplers: the chain is longer then.
+    A plain number of steps is what remains to be done, as in the host's samplers: the chain is longer then. Raises
+    ValueError for flow models, and for respacings that can't be read or kept.
     """
     sampling = model.get_model_object("model_sampling")
     if is_flow(sampling):
         raise ValueError(FLOW_REFUSED)
     table = sampling.sigmas
     if respacing.isdecimal() and denoise < 1:
-        steps = int(respacing)
+        steps, most = int(respacing), int(len(table) * denoise)
+        if steps > most:
+            raise ValueError(
+                f"{steps} steps at denoise {denoise:g} are more than the last {most} of the model's {len(table)} "
+                f"training steps; use at most {most}, or a larger denoise"
+            )
         kept = respaced(str(int(steps / denoise)), len(table))
     else:
         kept = respaced(respacing, len(table))
@@ -143,8 +151,7 @@ def batch_indices(latent: dict[str, Any]) -> list[int]:
 
 def start_noise(model: Any, shape: Sequence[int], seed: int, count: int) -> Tensor:
     """[count ...], picture i by seed + i."""
-    parts = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed + k)) for k in range(count)]
-    return torch.stack(parts)
+    return initial_noise((count, *shape), seed, range(count))
 
 
 def sampled(model: Any, positive: Any, noise: Tensor, steps: int) -> Tensor:

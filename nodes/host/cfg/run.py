@@ -232,4 +232,4 @@ def scale_curve(sampling: Any, scale_of: Callable[[float], float], points: int =
     return [(math.log10(max(float(sampling.percent_to_sigma(place)), 1e-6)), scale_of(place)) for place in places]
 
 
-FEATURE = Feature(KEY, _begin, {WrappersMP.PREDICT_NOISE: _around_prediction})
+FEATURE = Feature(KEY, _begin, {WrappersMP.PREDICT_NOISE: _around_prediction}, nodes=PATCH)

@@ -13,6 +13,7 @@ from ....models.architecture import Checkpoint, Facts
 from ....models.encoder import ImageEncoder
 from ....models.schedule import NoiseSchedule
 from ..memory import hosted, network_input
+from .references import References
 
 ReadText = Callable[[str], Tensor]  # text -> [1 D], not normalised
 
@@ -39,7 +40,7 @@ class Encoder:
         self.text_patchers = list(text_patchers)  # needed while a text is read, not while sampling
         self.read_text = read_text
         self.texts: dict[str, Tensor] = {}  # every text once
-        self.references: dict[tuple[Any, ...], Any] = {}  # and every reference picture
+        self.references = References()
         self.schedule = NoiseSchedule.named(facts.schedule)
 
     @property

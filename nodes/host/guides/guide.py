@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +21,10 @@ from ....models.encoder import STYLE, chosen_layers
 from ..model import is_pixel_model
 from .classifier import HostClassifier
 from .encoder import Encoder
+from .references import Measured, References, fingerprint
 
 LAMBDA = 0.35  # weight 1 of a guide without a published scale: its length over `Step.reach`
-REFERENCES = 16  # pictures that an encoder remembers
 COLOURS_ONLY = 0  # size of a guide that needs no pictures, only the colours of a sample
-Measured = list[Tensor]  # [B ...] each
 Measure = Callable[[Tensor, Tensor], Measured]  # (pictures [B 3 H W], sigma [B])
 Compare = Callable[[Measured, Measured], Tensor]  # (measured, wanted [n ...]) -> [B], lower is better
 
@@ -50,7 +48,8 @@ class Guide:
     fresh_noise: bool = True  # noise-aware: the reference gets new noise at each step
     mask: Tensor | None = None  # [n h w] in [0, 1]
     check_batch: Callable[[int], Any] | None = None  # raises ValueError for batches that it doesn't fit
-    cache: dict[Any, Measured] = field(default_factory=dict, compare=False)  # of what a clean reference measures
+    references: References = field(default_factory=References)  # what clean references measure
+    reference_key: tuple[Any, ...] = ()  # the reference and what is measured of it
 
     def needs_decoding(self, model: Any, gradient: str) -> bool:
         """Whether the guide needs pixels of a model on latents. Raises ValueError if it can't be taken at noisy."""
@@ -70,19 +69,6 @@ class Guide:
         """What reference pictures measure, without a graph."""
         with torch.no_grad():
             return [part.detach() for part in self.measure(pictures, sigma)]
-
-
-def fingerprint(image: Tensor) -> str:
-    """Of the pixels of an IMAGE."""
-    return hashlib.sha1(image.contiguous().numpy().tobytes() + str(tuple(image.shape)).encode()).hexdigest()
-
-
-def reference_cache(encoder: Encoder, image: Tensor, *more: Any) -> dict[Any, Measured]:
-    """A place for what the encoder sees in an image; the same for the same pixels, whichever node brings them."""
-    key = (fingerprint(image.cpu()), *more)
-    while len(encoder.references) >= REFERENCES and key not in encoder.references:
-        del encoder.references[next(iter(encoder.references))]
-    return encoder.references.setdefault(key, {})
 
 
 def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Tensor | None) -> Guide:
@@ -111,7 +97,7 @@ def content_guide(encoder: Encoder, image: Tensor, weight: Weight, fresh: bool, 
         compare=lambda found, wanted: cosine(found[0], wanted[0]),
         reference=image,
         fresh_noise=fresh,
-        cache=reference_cache(encoder, image, "content"),
+        reference_key=(fingerprint(image.cpu()), "content"),
     )
 
 
@@ -131,7 +117,7 @@ def structure_guide(
         reference=image,
         same_view=True,
         fresh_noise=fresh,
-        cache=reference_cache(encoder, image, "maps", *names),
+        reference_key=(fingerprint(image.cpu()), "maps", *names),
     )
 
 
@@ -155,7 +141,7 @@ def style_guide(
         reference=image,
         same_view=True,
         fresh_noise=fresh,
-        cache=reference_cache(encoder, image, "gram", *names),
+        reference_key=(fingerprint(image.cpu()), "gram", *names),
     )
 
 
@@ -211,5 +197,6 @@ def _guide(encoder: Encoder, kind: str, **fields: Any) -> Guide:
         scale=encoder.facts.guide_scales.get(kind, 1.0),
         owner=encoder.name,
         patchers=encoder.patchers,
+        references=encoder.references,
         **fields,
     )

@@ -25,9 +25,11 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     runs: int = 0
     prompt: str | None = None  # workflow of the last run
+    decoder: str = ""  # how the guides get pixels of latents; empty: they need none
+    idle: str = ""  # why the guides did nothing in the last run, if they could not
 
-    def begin(self) -> None:
-        self.rows = []
+    def begin(self, idle: str = "") -> None:
+        self.rows, self.idle = [], idle
         self.runs += 1
         self.prompt = prompt_id()
 
@@ -63,12 +65,20 @@ def by_guide(reports: list[Report]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def decoders(reports: list[Report]) -> str:
+    """How guides got pixels of latents, in a few words; empty if no guide needed any."""
+    return ", ".join(dict.fromkeys(report.decoder for report in reports if report.decoder))
+
+
 def remark(reports: list[Report]) -> str:
     """What a reader of the numbers should know; empty if nothing."""
     if not reports:
         return "this MODEL has no guides; connect the MODEL output of Apply Guides"
     if not any(report.runs for report in reports):
         return "this MODEL has not sampled yet: samples were made by another one, or came from the cache"
+    for report in reports:
+        if report.idle:
+            return report.idle
     if not any(report.rows for report in reports):
         return "no guide was active in the last run: every weight or window was empty"
     if all(report.prompt != prompt_id() for report in reports):

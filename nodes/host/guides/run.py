@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from .steer import GuidedRun, guided_prediction, jobs_of
 from .through import with_graph
 
 KEY = "diffusion_guidance"
+RISING = "the last run went from a picture to its noise, where guides do nothing"
 
 
 def apply(model: Any, application: Application) -> Any:
@@ -33,10 +35,12 @@ def applications(model: Any) -> Sequence[Application]:
 def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
     """Guides steer what is drawn. A run from a picture to its noise draws nothing."""
     for application in parts:
-        application.report.begin()
+        application.report.begin(RISING if course.rising else "")
     if course.rising:
         return None
     _refuse_unfit(course, parts)
+    if not course.from_noise and any(part.every > 1 for part in parts):
+        logging.info("Diffusion Guidance: every counts the steps of this run, which begins at %.4g", course.sigmas[0])
     return GuidedRun(course, parts)
 
 
@@ -84,5 +88,8 @@ def _around_prediction(
 
 
 FEATURE = Feature(
-    KEY, _begin, {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction}
+    KEY,
+    _begin,
+    {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction},
+    nodes="Apply Guides",
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....guidance.combine import EXACT, Steered, steer
 from ....guidance.gradient import Term
+from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
 from ....guidance.step import Step
 from ....guidance.tensors import append_dims
@@ -21,12 +22,14 @@ from ..gradients import autograd_on
 from ..model import is_pixel_model
 from ..pictures import Decoder, area
 from ..run import HANDOVER, Course, Handover
+from ..sampling import INDICES
 from .application import THROUGH, VIEW_DETAIL, Application
 from .energies import clean_energy, colour_energy, noisy_energy
 from .guide import COLOURS_ONLY, LAMBDA, Guide
 
 LATENT_STD, PIXEL_STD = 1.0, 0.5  # of clean data
 CROP_SETS = 4  # of the random crops; a reference's features are kept for each
+AGAIN_NOISE = 3  # of recurrence: keeps it apart from other noise of the same seed
 
 
 @dataclass
@@ -48,9 +51,18 @@ class GuidedRun:
     last: dict[int, LastDirection] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
 
-    def crops(self, views: int, index: int) -> Tensor:
-        """The same few sets for all runs, so that what references show through them is measured once."""
-        return crops(views, torch.Generator().manual_seed(index % CROP_SETS))
+    def crops(self, views: int, sigma: float) -> Tensor:
+        """The same few sets for all runs, so that what references show through them is measured once.
+
+        Which one belongs to the noise level: a run that is cut in two looks as the whole one does.
+        """
+        place = int(torch.randint(CROP_SETS, (1,), generator=torch.Generator().manual_seed(level_bits(sigma))))
+        return crops(views, torch.Generator().manual_seed(place))
+
+    def numbers(self, x: Tensor) -> Sequence[int]:
+        """The number of each picture: image i of a batch has the noise of `seed + i`."""
+        known = getattr(self.course.sampler, "extra_options", {}).get(INDICES)
+        return known if known is not None and len(known) == len(x) else range(len(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +119,7 @@ def guided_prediction(
             _look(run, job, step)
         denoised = _moved(work, step, handover)
         if repeat + 1 < repeats:
-            noise = torch.randn(x.shape[1:], generator=run.course.generator(3, run.course.index(level), repeat))
+            noise = own_noise(x.shape, run.course.seed, run.numbers(x), AGAIN_NOISE, level_bits(level), repeat)
             x = again(x, denoised, level, following, noise.to(x), step.flow)
         elif x is not start:
             denoised = as_if_from(start, x, denoised, level, following)
@@ -179,12 +191,12 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step) -> Term:
         guide.check_batch(len(step.x))
     decoder = run.decoders.setdefault(id(job.application), Decoder(run.course.model, application.vae))
     if estimator == EXACT:
-        energy = noisy_energy(run.course, guide, place, step)
+        energy = noisy_energy(run.course, guide, place, run.numbers(step.x), step)
     elif guide.size == COLOURS_ONLY:
         energy = colour_energy(guide, decoder)
     else:
         largest = max(guide.size for guide in application.guides)
-        energy = clean_energy(guide, decoder, run.crops(application.views, job.index), largest * VIEW_DETAIL)
+        energy = clean_energy(guide, decoder, run.crops(application.views, float(step.sigma[0])), largest * VIEW_DETAIL)
     return Term(
         name=guide.name,
         energy=energy,

@@ -12,13 +12,18 @@ import torch
 from comfy.sampler_helpers import get_additional_models
 from torch import Tensor, nn
 
+from ....guidance.tensors import append_dims
 from ..gradients import attention, autograd_on, differentiable, says_no_derivative
 
 
 def with_graph(
     guider: Any, execute: Callable[[Tensor, dict[str, Any]], Tensor], x: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The prediction and its vector-Jacobian product. Raises ValueError for models that can't be differentiated."""
+    """The prediction and its vector-Jacobian product. Raises ValueError for models that can't be differentiated.
+
+    The product is linear, so each sample's vector passes the model with its largest number at 1, where half precision
+    is at home, and gets its size back in float32.
+    """
     inner = guider.inner_model
     _refuse_caches(options)
     transformer = {**options.get("transformer_options", {}), "optimized_attention_override": attention}
@@ -31,8 +36,11 @@ def with_graph(
         raise _undifferentiable("its prediction has no graph")
 
     def pull_back(grad: Tensor) -> Tensor:
+        size = append_dims(grad.flatten(1).abs().amax(1).float(), grad.ndim)
+        size = torch.where(size > 0, size, torch.ones_like(size))
         with _refusals(), autograd_on():
-            return torch.autograd.grad(denoised, leaf, grad.to(denoised).clone(), retain_graph=True)[0].float()
+            (pulled,) = torch.autograd.grad(denoised, leaf, (grad / size).to(denoised).clone(), retain_graph=True)
+        return pulled.float() * size
 
     return denoised.detach(), pull_back
 
