@@ -7,13 +7,15 @@ the noise alone: symmetric edits cancel (the paper's theorem 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .tensors import append_dims, norm, widest
+from .tensors import append_dims, at_least_float32, norm, widest
 
+TRAINING_STEP = 1.01e-3  # of progress, the usual 1000 and a little
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
 
@@ -28,25 +30,22 @@ def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float, fl
     A sampler makes X' = D' + q (X - D'), so D' = D + a' (D~ - D) / (1 - q). Other samplers: `samplers.Move.edit`. The
     difference is formed in float32, for dividing it enlarges what rounding has left of it.
     """
-    return plain + (wide(edited) - wide(plain)) * signal_at(following, flow) / (1 - following / sigma)
+    return plain + (at_least_float32(edited) - at_least_float32(plain)) * signal_at(following, flow) / (
+        1 - following / sigma
+    )
 
 
 def asymmetric_step(
     x: Tensor, plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False
 ) -> Tensor:
     """Asyrp's step itself: X' = D + q (X - D) + a' (D~ - D), as training makes it."""
-    moved = signal_at(following, flow) * (wide(edited) - wide(plain))
+    moved = signal_at(following, flow) * (at_least_float32(edited) - at_least_float32(plain))
     return plain + (following / sigma) * (x - plain) + moved
 
 
 def signal_at(sigma: float, flow: bool) -> float:
     """The share of x0 in x."""
     return 1 - sigma if flow else 1.0
-
-
-def wide(value: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
@@ -61,8 +60,12 @@ def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
 
 def at_progress(delta_h: Tensor, progress: float, like: Tensor) -> Tensor:
     """The direction of a noise level: delta_h [n C h w] of n equal ranges of progress, at the size of `like`."""
-    bucket = min(len(delta_h) - 1, int(progress * len(delta_h)))
-    return at_size(delta_h[bucket][None], like)
+    return at_size(of_level(delta_h, progress), like)
+
+
+def of_level(delta_h: Tensor, progress: float) -> Tensor:
+    """[1 C h w] of delta_h [n C h w] for n equal ranges of progress."""
+    return delta_h[min(len(delta_h) - 1, int(progress * len(delta_h)))][None]
 
 
 def at_size(h: Tensor, like: Tensor) -> Tensor:
@@ -81,13 +84,21 @@ def step_count_factor(trained: int | None, steps: float) -> float:
     return 1.0 if trained is None else trained / steps
 
 
-def steps_of_a_whole_run(progress: Sequence[float]) -> float:
-    """Steps over the progress that they make, for the progress of a schedule's levels, rising in [0, 1].
+def steps_of_a_whole_run(progress: Sequence[float], index: int) -> float:
+    """How many noise levels a whole run has whose step `index` is that of these levels, rising in progress, none clean.
 
-    A run with denoise .4, or one part of a chain, has the density of the whole that it is cut from.
+    Read off the distance of neighbours: N levels, evenly spread over [0, 1], are 1 / (N - 1) apart, and each makes a
+    step, the last one to the picture. A run with denoise .4, or one part of a chain, has the density of the whole that
+    it is cut from. Levels that are even but for the rounding to a training step count as even.
     """
-    made = progress[-1] - progress[0]
-    return max(1.0, (len(progress) - 1) / made) if made > 0 else max(1.0, len(progress) - 1.0)
+    if len(progress) < 2:
+        return 1.0 + 1.0 / max(1.0 - progress[0], TRAINING_STEP) if progress[0] else 1.0
+    gaps = [after - before for before, after in pairwise(progress)]
+    even = (progress[-1] - progress[0]) / len(gaps)
+    gap = gaps[min(index, len(gaps) - 1)]
+    if all(abs(one - even) <= TRAINING_STEP for one in gaps):
+        gap = even
+    return 1.0 + 1.0 / max(gap, TRAINING_STEP)
 
 
 def several_factor(attributes: int) -> float:
@@ -107,15 +118,20 @@ def combined(shifts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
-    """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
-    a, b = widest(h.flatten(1)), widest(content.flatten(1))
-    b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
-    theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
+    """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023).
+
+    In float32, the angle by Kahan's formula, which loses nothing where the two are nearly parallel.
+    """
+    a, b = at_least_float32(h).flatten(1), at_least_float32(content).flatten(1)
+    length = a.norm(dim=1, keepdim=True)
+    tiny = torch.finfo(a.dtype).tiny
+    a_unit, b_unit = a / length.clamp(min=tiny), b / b.norm(dim=1, keepdim=True).clamp(min=tiny)
+    theta = 2 * torch.atan2((a_unit - b_unit).norm(dim=1, keepdim=True), (a_unit + b_unit).norm(dim=1, keepdim=True))
     small = theta.sin() < 1e-6
     safe = torch.where(small, torch.ones_like(theta), theta)
     first = torch.where(small, 1 - ratio + 0 * theta, ((1 - ratio) * safe).sin() / safe.sin())
     second = torch.where(small, ratio + 0 * theta, (ratio * safe).sin() / safe.sin())
-    return (first * a + second * b).view(h.shape).to(h)
+    return (length * (first * a_unit + second * b_unit)).view(h.shape).to(h)
 
 
 def calibration_shift(plain: Tensor, edited: Tensor, omega: float) -> Tensor:
@@ -128,16 +144,6 @@ def calibration_shift(plain: Tensor, edited: Tensor, omega: float) -> Tensor:
     mean = edited.mean(axes, keepdim=True)
     ratio = plain.std(axes, keepdim=True) / edited.std(axes, keepdim=True).clamp(min=1e-12)
     return mean + ratio * (edited - mean) - plain - omega * (edited - plain)
-
-
-def calibrated(moved: Tensor, shift: Tensor, sigma: float, following: float) -> Tensor:
-    """What a first-order sampler at x must see, to step as the plain model steps from x + shift.
-
-    There x' = D(x + shift) + rho (x + shift - D(x + shift)) with rho = following / sigma. A sampler makes
-    x' = D' + rho (x - D'), so D' = D(x + shift) + rho / (1 - rho) shift.
-    """
-    rho = following / sigma
-    return moved + rho / (1 - rho) * shift
 
 
 def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,6 +33,11 @@ class Move:
     now: float
     before: tuple[float, ...] = ()
 
+    @property
+    def kept(self) -> float:
+        """How far x' moves where x moves with its x0 alone: all of a picture's parts move by the same number."""
+        return self.signal - self.now - sum(self.before)
+
     def edit(self, wanted: Tensor, past: Sequence[Tensor] = ()) -> Tensor:
         """What to add to the prediction, so that x' is the step's own plus signal `wanted`.
 

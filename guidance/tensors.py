@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -13,6 +14,11 @@ def append_dims(value: Tensor, ndim: int) -> Tensor:
 def norm(value: Tensor) -> Tensor:
     """Euclidean length of each sample: [B ...] -> [B]."""
     return value.flatten(1).norm(dim=1)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Half precision in float32, everything else as it is."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def widest(value: Tensor) -> Tensor:

@@ -180,7 +180,8 @@ class HSpaceEdit(GuidanceNode):
                 check_width(edit, model)
         if strength == 0 or start_percent == end_percent:
             return io.NodeOutput(model)
-        return io.NodeOutput(applied(model, Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)))
+        application = Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)
+        return io.NodeOutput(applied(model, application, application.patchers))
 
 
 class DiscoverHSpace(GuidanceNode):

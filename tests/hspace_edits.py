@@ -103,4 +103,4 @@ def block(norm_first, channels=64, embedding=128):
 def moment(steps=10):
     from pack.nodes.host.hspace.edit import Place
 
-    return Place(5.0, 2.0, 0.3, steps)
+    return Place(5.0, 0.3, steps)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_sampling
+import numpy
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from ...models.architecture import Facts
 COLOURS = 3
 LARGEST = 4  # a pixel model draws at most as many pixels as a picture this many times its own side has
 AREA_UNIT = 8  # what Conditioning (Set Area) divides by, whatever the model
+SIGNS = "signs-"  # so begins a fingerprint that is the same in every precision
 
 
 def is_pixel_model(model: Any) -> bool:
@@ -47,13 +49,31 @@ def latent_shape(model: Any, size: int) -> tuple[int, ...]:
 
 
 def owner_of(model: Any) -> tuple[str, str]:
-    """(name, fingerprint) of a MODEL's own weights, LoRAs aside. For U-Nets: it looks at the bottleneck."""
+    """(name, fingerprint) of a MODEL's own weights, LoRAs aside. For U-Nets: it looks at the bottleneck.
+
+    The fingerprint is of the signs of the weights: rounding to half precision keeps them, training does not.
+    """
     name = getattr(model.model.diffusion_model, "name", type(model.model).__name__)
+    weight = _own_weight(model)
+    bits = numpy.packbits(torch.signbit(weight.float()).flatten().numpy()).tobytes()
+    digest = hashlib.sha256(str(list(weight.shape)).encode() + bits).hexdigest()
+    return name, f"{SIGNS}{digest[:16]}"
+
+
+def is_of(model: Any, fingerprint: str) -> bool:
+    """Whether a fingerprint is that of the MODEL; those of older files hold for the precision they were made in."""
+    if fingerprint.startswith(SIGNS):
+        return owner_of(model)[1] == fingerprint
+    weight = _own_weight(model).float().contiguous()
+    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16] == fingerprint
+
+
+def _own_weight(model: Any) -> Tensor:
+    """A weight of the bottleneck as it was loaded, on the CPU."""
     state = model.model.state_dict()
     key = next(key for key, value in state.items() if ("middle_block" in key or ".mid." in key) and value.ndim == 4)
     backup = model.backup.get(key) or getattr(getattr(model, "parent", None), "backup", {}).get(key)
-    weight = state[key] if backup is None else backup.weight
-    return name, hashlib.sha256(weight.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    return (state[key] if backup is None else backup.weight).detach().cpu()
 
 
 def progress_function(sampling: Any) -> Callable[[float], float]:

@@ -13,7 +13,7 @@ from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.noise import StepNoise, initial_noise
-from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced, without_repeats
+from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced, sample_ddpm, without_repeats
 from .model import is_flow
 from .pixel_model import VARIANCE, VarianceReader, clamp
 from .run import HANDOVER, Handover
@@ -21,6 +21,8 @@ from .run import HANDOVER, Handover
 FLOW_REFUSED = (
     "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
 )
+PUBLISHED = "published"  # name of a sampler of ours, its function is sample_published
+ETA = "eta"  # of its extra_options: its share of fresh noise, a number or a function of sigma
 INDICES = "batch_indices"  # of a sampler's extra_options: the number of each image, where the sampler knows it
 Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
 
@@ -41,7 +43,7 @@ def published_sampler(
     `from_noise`: an empty latent means a run from pure noise; otherwise it is a grey picture.
     """
 
-    def sample(
+    def sample_published(
         model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any = None, **_: Any
     ) -> Tensor:
         if is_flow(model.inner_model.inner_model.model_sampling):
@@ -59,7 +61,13 @@ def published_sampler(
         own = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
         return loop(predict, x, levels, draws, gradient=_both(handover, own), on_step=_reporter(callback))
 
-    return comfy.samplers.KSAMPLER(sample, {INDICES: indices} if indices else {})
+    return comfy.samplers.KSAMPLER(sample_published, {ETA: _eta(loop)} | ({INDICES: indices} if indices else {}))
+
+
+def _eta(loop: Loop) -> float | Callable[[float], float]:
+    """How much of a step's noise is drawn anew."""
+    bare = getattr(loop, "func", loop)
+    return 1.0 if bare is sample_ddpm else getattr(loop, "keywords", {}).get(ETA, 0.0)
 
 
 def _both(handover: Handover, own: Gradient | None) -> Gradient:

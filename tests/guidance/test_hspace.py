@@ -112,13 +112,25 @@ def test_a_trained_delta_counts_the_same_over_any_number_of_steps():
 
 
 def test_a_part_of_a_run_has_the_steps_of_the_whole_that_it_is_cut_from():
-    whole = [k / 20 for k in range(21)]
-    assert math.isclose(steps_of_a_whole_run(whole), 20)
-    assert math.isclose(steps_of_a_whole_run(whole[12:]), 20)  # denoise .4: eight steps, not a run of eight
-    assert math.isclose(steps_of_a_whole_run(whole[:9]), 20)  # the first part of a chain
-    assert steps_of_a_whole_run([0.0, 1.0]) == 1 and steps_of_a_whole_run([0.3, 0.3]) == 1
-    factors = [step_count_factor(40, steps_of_a_whole_run(part)) for part in (whole[:9], whole[8:])]
-    assert math.isclose(8 * factors[0] + 12 * factors[1], 40)
+    whole = [k / 19 for k in range(20)]
+    parts = {"whole": whole, "denoise .4": whole[12:], "first": whole[:9], "last": whole[8:], "two levels": whole[5:7]}
+    for part in parts.values():
+        assert all(math.isclose(steps_of_a_whole_run(part, index), 20) for index in range(len(part)))
+    assert steps_of_a_whole_run([0.0], 0) == 1
+
+
+def test_the_steps_of_a_chain_of_rounded_levels_are_those_of_its_evenly_spread_ones():
+    """np.linspace(0, 1, 40) * 999, as Asyrp's code rounds it."""
+    levels = [1 - int(k / 39 * 999) / 999 for k in reversed(range(40))]
+    assert all(abs(steps_of_a_whole_run(levels, index) - 40) < 1e-9 for index in range(40))
+
+
+def test_levels_that_are_unevenly_spread_count_by_their_neighbours_wherever_the_run_is_cut():
+    levels = [(k / 19) ** 2 for k in range(20)]
+    counted = [steps_of_a_whole_run(levels, index) for index in range(20)]
+    assert counted[3] != counted[10]
+    assert [steps_of_a_whole_run(levels[:11], index) for index in range(10)] == counted[:10]
+    assert [steps_of_a_whole_run(levels[10:], index) for index in range(10)] == counted[10:]
 
 
 def test_attributes_have_their_own_strengths_at_the_plain_h():

@@ -153,7 +153,10 @@ def test_wavelets_are_orthonormal():
 
 
 def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sampler_has_them(execute, models):
-    """The published rules: through the score in DDIM, by moving the mean in DDPM, learned variance included."""
+    """The published rules: through the score in DDIM, by moving the mean in DDPM, learned variance included.
+
+    Four steps: longer runs multiply the rounding (by 70 in six), which says nothing about the rules.
+    """
     import comfy.samplers
 
     model, _ = models["scenes_unet"]
@@ -161,7 +164,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
     guides = execute("Guidance_ClassifierGuide", classifier=classifier, class_label="star", weight=8.0)[0]
     (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=2)
     (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="")
-    (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing="6")
+    (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing="4")
     from pack.guidance.noise import initial_noise
 
     for algorithm, node, options in (
@@ -175,7 +178,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
             class_label="star",
             latent_image=latent,
             seed=3,
-            steps=6,
+            steps=4,
             algorithm=algorithm,
             guidance_scale=8.0,
             eta=0.5,
@@ -187,7 +190,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
             found = guider.sample(
                 initial_noise((2, 3, 32, 32), 3, range(2)), latent["samples"], sampler, sigmas, seed=3
             )
-        torch.testing.assert_close(found, expected["samples"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, expected["samples"], rtol=0, atol=3e-5)
 
 
 def test_a_clone_without_guides_is_not_touched_and_branches_do_not_mix(execute, encoder, models):

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from ....guidance.hspace import added, asymmetric, at_progress, several_factor, step_count_factor
+from ....guidance.hspace import added, combined, of_level, step_count_factor
+from ....guidance.samplers import Move
 from ....guidance.weight import Weight
 from ....models.ddpm.network import DDPM
-from ..model import owner_of
+from ..memory import hosted
+from ..model import is_of, owner_of
 from ..pixel_model import PixelNetwork
+from .rows import View, shown
 
 BOTH, COND, UNCOND = "both", "cond", "uncond"
 ADM_FAMILY, DDPM_FAMILY = "ADM", "DDPM"
@@ -25,13 +26,12 @@ SIDES = (BOTH, COND, UNCOND)
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a run an edit happens."""
+    """Where in a run, and on what of the pictures, an edit happens."""
 
     sigma: float
-    following: float
     progress: float
-    steps: int
-    chunks: int = 1  # predictions of CFG in one batch, one behind the other
+    steps: float  # of a whole run of this density
+    views: Sequence[View] = ()  # of the predictions in one batch, one behind the other; none: one, of everything
 
 
 Shift = Callable[[Tensor, Tensor, Place], Tensor]  # (h [B C h w], embedding [B E], place) -> delta_h
@@ -51,16 +51,17 @@ class Edit:
     tensors: dict[str, Tensor] = field(default_factory=dict)  # what saving it writes
     kind: str = ""
     family: str = ""  # a delta block's: of which architecture's bottleneck and embedding it was made for
+    patchers: Sequence[Any] = ()  # networks that the host loads for it
 
     def delta_h(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
-        factor = self.strength * step_count_factor(self.trained_steps, place.steps)
-        return factor * self.shift(h, emb, place)
+        """At strength 1."""
+        return step_count_factor(self.trained_steps, place.steps) * self.shift(h, emb, place)
 
 
 def direction_edit(delta_h: Tensor, **known: Any) -> Edit:
     """A direction [n C h w], one for each of n ranges of progress."""
     return Edit(
-        shift=lambda h, emb, place: at_progress(delta_h, place.progress, h),
+        shift=lambda h, emb, place: shown(of_level(delta_h, place.progress), place.views, h),
         channels=delta_h.shape[1],
         tensors={"delta_h": delta_h},
         kind=DIRECTION,
@@ -69,17 +70,32 @@ def direction_edit(delta_h: Tensor, **known: Any) -> Edit:
 
 
 def network_edit(network: nn.Module, **known: Any) -> Edit:
-    """A published or trained delta block. It is small and lives where the sample is."""
+    """A published or trained delta block."""
     network.eval().requires_grad_(False)
+    patcher = hosted(lambda device: network.to(device))
 
     def shift(h: Tensor, emb: Tensor, place: Place) -> Tensor:
-        network.to(h.device)
-        return network(h.float(), emb.float()).to(h)
+        device = next(network.parameters()).device
+        return network(h.float().to(device), emb.float().to(device)).to(h)
 
     config: Any = network.config
     family = ADM_FAMILY if config.norm_first else DDPM_FAMILY
-    state = dict(network.state_dict())
-    return Edit(shift=shift, channels=config.channels, tensors=state, kind=DELTA_BLOCK, family=family, **known)
+    known |= {"channels": config.channels, "family": family, "kind": DELTA_BLOCK, "patchers": [patcher]}
+    return Edit(shift=shift, tensors=dict(network.state_dict()), **known)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network said of h itself, and how its output is read: denoised = a x + b output, in float32."""
+
+    x: Tensor  # the network's input, channels of the condition behind
+    plain: Tensor
+    a: Tensor
+    b: Tensor
+    scale: Tensor  # input = scale x
+    flow: bool
+    move: Move  # what the sampler does with the denoised prediction
+    again: Callable[[Tensor], Tensor]  # the network at another input
 
 
 class Edits(Protocol):
@@ -87,7 +103,7 @@ class Edits(Protocol):
 
     @property
     def asymmetric(self) -> bool:
-        """Whether `output` says what becomes of the edited prediction; else the network's output is the edited one."""
+        """Whether only the picture moves, by `wanted`; else the network's output is that of the edited h."""
         ...
 
     @property
@@ -95,21 +111,21 @@ class Edits(Protocol):
         """Which predictions of CFG are edited, one of SIDES."""
         ...
 
+    @property
+    def rising(self) -> bool:
+        """Whether it also acts in runs from a picture to its noise."""
+        ...
+
     def weight(self, progress: float) -> float:
         """0 where nothing is to be done."""
         ...
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
-        """h [B C h w] of all rows, changed; emb [B E]."""
+        """h [B C h w] of all rows, changed; emb [B E]. h itself where nothing is changed."""
         ...
 
-    def output(
-        self, sampling: Any, place: Place, x: Tensor, plain: Tensor, edited: Tensor, again: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """The network's output of an asymmetric step, from those on h and on the edited h at the input x.
-
-        `again` evaluates the plain network at another input.
-        """
+    def wanted(self, place: Place, prediction: Prediction, difference: Tensor) -> Tensor:
+        """How far x0 shall move in an asymmetric step, [B ...]; `difference` is that of the outputs, in float32."""
         ...
 
 
@@ -122,23 +138,33 @@ class Application:
     asymmetric: bool
     side: str
     preserve_norm: bool = False
-    mask: Tensor | None = None
+    mask: Tensor | None = None  # [n H W], n 1 or one for each picture
+    rising: bool = False
+
+    @property
+    def patchers(self) -> list[Any]:
+        return [patcher for edit in self.edits for patcher in edit.patchers]
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
         """h with all edits; outside the mask h itself."""
-        factor = self.weight(place.progress) * several_factor(len(self.edits))
-        delta_h = torch.stack([edit.delta_h(h, emb, place).expand_as(h) for edit in self.edits]).sum(0)
-        changed = added(h, factor * delta_h, self.preserve_norm)
-        if self.mask is None:
-            return changed
-        mask = interpolate(self.mask.reshape(-1, 1, *self.mask.shape[-2:]).to(h), h.shape[-2:], mode="area")
-        return h + mask[:1] * (changed - h)
+        shifts = [edit.delta_h(h, emb, place).expand_as(h) for edit in self.edits]
+        delta_h = self.weight(place.progress) * combined(shifts, [edit.strength for edit in self.edits])
+        changed = added(h, delta_h, self.preserve_norm)
+        return changed if self.mask is None else h + self._mask(h, place) * (changed - h)
 
-    def output(
-        self, sampling: Any, place: Place, x: Tensor, plain: Tensor, edited: Tensor, again: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Asyrp's asymmetric step."""
-        return asymmetric(plain, edited, place.sigma, place.following)
+    def _mask(self, h: Tensor, place: Place) -> Tensor:
+        assert self.mask is not None
+        mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:])
+        pictures = place.views[0].total if place.views else len(h)
+        if len(mask) not in (1, pictures):
+            raise ValueError(
+                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give one, or {pictures}"
+            )
+        return shown(mask, place.views, h, "area")
+
+    def wanted(self, place: Place, prediction: Prediction, difference: Tensor) -> Tensor:
+        """Asyrp: P~ - P."""
+        return prediction.b * difference
 
 
 def bottleneck_of(model: Any) -> nn.Module:
@@ -154,10 +180,9 @@ def bottleneck_of(model: Any) -> nn.Module:
 
 def check_owner(edit: Edit, model: Any) -> None:
     """Raises ValueError for an edit of another model."""
-    if edit.fingerprint:
-        name, fingerprint = owner_of(model)
-        if fingerprint != edit.fingerprint:
-            raise ValueError(f"the direction {edit.name!r} was made for {edit.model}, and this model is {name}")
+    if edit.fingerprint and not is_of(model, edit.fingerprint):
+        name, _ = owner_of(model)
+        raise ValueError(f"the direction {edit.name!r} was made for {edit.model}, and this model is {name}")
 
 
 def check_width(edit: Edit, model: Any) -> None:

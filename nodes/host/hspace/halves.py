@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..pixel_model import HALVES, PixelNetwork
 
@@ -24,7 +26,19 @@ class Halves:
     plain: Tensor  # its output
     h: Tensor  # [B C h w]
     emb: Tensor  # [B E]; zeros on hosts that don't hand it out
-    decode: Callable[[Tensor], Tensor]  # another h -> output
+    decode: Callable[[Tensor], Tensor]  # another h -> output, in the precision of that h
+
+    @cached_property
+    def exactly_plain(self) -> Tensor:
+        """The output in float32; in half precision the decoder half runs again for it."""
+        return self.plain if self.h.dtype == torch.float32 else self.decode(self.h.float())
+
+    def difference(self, h: Tensor) -> Tensor:
+        """How another h [B C h w] in float32 changes the output.
+
+        Of half-precision outputs mostly rounding would remain, which an asymmetric step enlarges.
+        """
+        return self.decode(h).float() - self.exactly_plain
 
 
 def halves_of(network: Any, evaluate: Evaluate, options: Options, arguments: dict[str, Any]) -> Halves | Tensor:
@@ -77,20 +91,42 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
 
 
 def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence[Any], video: dict[str, Any]) -> Tensor:
-    """The output blocks as `UNetModel._forward` runs them, on recorded skips."""
+    """The output blocks as `UNetModel._forward` runs them, on recorded skips, in the precision of h."""
     options = {**seen["options"], "transformer_index": seen["index"]}
-    skips, dtype = seen["skips"], seen["x"].dtype
-    h = h.to(seen["h"])
-    for number, module in enumerate(network.output_blocks):
-        options["block"] = ("output", number)
-        skip = skips[number].clone()
-        for patch in others:
-            h, skip = patch(h, skip, options)
-        if skip is not None:
-            h = torch.cat([h, skip], dim=1)
-        shape = skips[number + 1].shape if number + 1 < len(skips) else None
-        h = forward_timestep_embed(module, h, seen["emb"], seen["context"], options, shape, **video)
-    return network.out(h.type(dtype))
+    exact = h.dtype == torch.float32 and seen["h"].dtype != h.dtype
+    dtype = h.dtype if exact else seen["x"].dtype
+    h = h.to(seen["h"].device, dtype if exact else seen["h"].dtype)
+    skips = seen["skips"]
+    emb, context = (_of_type(part, dtype) if exact else part for part in (seen["emb"], seen["context"]))
+    with _casting(network.output_blocks, network.out) if exact else nullcontext():
+        for number, module in enumerate(network.output_blocks):
+            options["block"] = ("output", number)
+            skip = _of_type(skips[number].clone(), h.dtype)
+            for patch in others:
+                h, skip = patch(h, skip, options)
+            if skip is not None:
+                h = torch.cat([h, skip], dim=1)
+            shape = skips[number + 1].shape if number + 1 < len(skips) else None
+            h = forward_timestep_embed(module, h, emb, context, options, shape, **video)
+        return network.out(h.type(dtype))
+
+
+def _of_type(part: Any, dtype: torch.dtype) -> Any:
+    return part.to(dtype) if isinstance(part, Tensor) else part
+
+
+@contextmanager
+def _casting(*modules: nn.Module) -> Iterator[None]:
+    """The host's layers take weights in the precision of their input, as they do where weights stay on the CPU."""
+    name = "comfy_cast_weights"
+    layers = [layer for module in modules for layer in module.modules() if getattr(layer, name, None) is False]
+    for layer in layers:
+        setattr(layer, name, True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            setattr(layer, name, False)
 
 
 def _second_pass(evaluate: Evaluate, options: Options, others: Sequence[Any], edited: Tensor) -> Tensor:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....guidance.hspace import asymmetric, at_size, calibrated, calibration_shift, mixed
+from ....guidance.hspace import calibration_shift, mixed
 from ....guidance.weight import Weight
 from ..inversion import inverted
-from ..model import is_flow
-from .edit import BOTH, Place
+from .edit import BOTH, Place, Prediction
 from .record import recording
+from .rows import View, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,8 @@ class Content:
     def __call__(self, h: Tensor, place: Place) -> Tensor:
         """[B C h w] of the nearest level, picture i for image i; they repeat where there are more images."""
         nearest = min(self.levels, key=lambda level: abs(math.log(level / place.sigma)))
-        found = at_size(self.levels[nearest], h)
-        pictures = torch.arange(len(h) // place.chunks) % len(found)
-        return found[pictures.repeat(place.chunks).to(h.device)]
+        found = shown(self.levels[nearest], place.views or [View(range(len(h)), len(h))], h)
+        return found.expand(len(h), -1, -1, -1)
 
 
 def content_of(model: Any, samples: Tensor, conditioning: Any, sigmas: Tensor) -> Content:
@@ -52,43 +51,29 @@ class Injection:
     omega: float  # of the calibration; 0: Asyrp's step, as in the examples of the paper's code
     asymmetric: bool = True
     side: str = BOTH
+    rising: bool = False
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
         return mixed(h, self.content(h, place), self.weight(place.progress))
 
-    def output(
-        self, sampling: Any, place: Place, x: Tensor, plain: Tensor, edited: Tensor, again: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def wanted(self, place: Place, prediction: Prediction, difference: Tensor) -> Tensor:
+        """P~ - P, or what latent calibration makes of it."""
         if not self.omega:
-            return asymmetric(plain, edited, place.sigma, place.following)
-        return calibrated_output(sampling, place, self.omega, x, plain, edited, again)
+            return prediction.b * difference
+        return calibrated(place, prediction, difference, self.omega)
 
 
-def calibrated_output(
-    sampling: Any,
-    place: Place,
-    omega: float,
-    taken: Tensor,
-    plain: Tensor,
-    edited: Tensor,
-    again: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Latent calibration: the output by which a first-order sampler steps as the plain network would from the
-    calibrated sample.
+def calibrated(place: Place, prediction: Prediction, difference: Tensor, omega: float) -> Tensor:
+    """Latent calibration: how far x0 must move for a step as the plain network would make it from the calibrated sample.
 
-    `taken` is the network's input; channels beyond those of its output belong to the condition. Whatever a network
-    predicts, denoised = a x + b output with x = taken / scale: `sampling` is asked for a, b and scale.
+    With x + shift for x the step x' = keep x + now D is moved by keep shift + now (D(x + shift) - D(x)).
     """
-    level = taken.new_full((1,), place.sigma, dtype=torch.float32)
-    one, zero = level.new_ones(1, 1, 1, 1), level.new_zeros(1, 1, 1, 1)
-    scale = sampling.calculate_input(level, one)
-    a = sampling.calculate_denoised(level, zero, one)
-    b = sampling.calculate_denoised(level, one, zero)
-    own, condition = taken.split([plain.shape[1], taken.shape[1] - plain.shape[1]], dim=1)
-    x = own.float() / scale
-    shift = calibration_shift(a * x + b * plain.float(), a * x + b * edited.float(), omega)
-    if is_flow(sampling):
-        shift = (1 - place.sigma) * shift  # x holds x0 with this share
-    moved = torch.cat([(scale * (x + shift)).to(taken), condition], dim=1)
-    denoised = a * (x + shift) + b * again(moved).float()
-    return ((calibrated(denoised, shift, place.sigma, place.following) - a * x) / b).to(plain)
+    plain, move = prediction.plain.float(), prediction.move
+    own, condition = prediction.x.split([plain.shape[1], prediction.x.shape[1] - plain.shape[1]], dim=1)
+    x = own.float() / prediction.scale
+    before = prediction.a * x + prediction.b * plain
+    shift = calibration_shift(before, before + prediction.b * difference, omega)  # of x0
+    inside = (1 - place.sigma) * shift if prediction.flow else shift  # of x, which holds x0 with this share
+    moved = torch.cat([(prediction.scale * (x + inside)).to(prediction.x), condition], dim=1)
+    after = prediction.a * (x + inside) + prediction.b * prediction.again(moved).float()
+    return (move.kept * shift + move.now * (after - before)) / move.signal

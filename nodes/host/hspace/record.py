@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....guidance.hspace import BUCKETS
 from ....guidance.weight import Weight
-from .edit import BOTH, Place
+from .edit import BOTH, Place, Prediction
 from .run import applied
 
 
@@ -23,20 +23,19 @@ class Recorder:
     weight: Weight = Weight(1.0)
     asymmetric: bool = False
     side: str = BOTH
+    rising: bool = True
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
         self.keep(h.detach().float().cpu(), place)
         return h
 
-    def output(
-        self, sampling: Any, place: Place, x: Tensor, plain: Tensor, edited: Tensor, again: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        return plain
+    def wanted(self, place: Place, prediction: Prediction, difference: Tensor) -> Tensor:
+        return torch.zeros_like(difference)
 
 
 def recording(model: Any, keep: Callable[[Tensor, Place], None], alone: bool = False) -> Any:
     """A clone of the MODEL whose runs show h to `keep`; `alone`: without its edits."""
-    return applied(model, Recorder(keep), alone)
+    return applied(model, Recorder(keep), alone=alone)
 
 
 @dataclass(eq=False)

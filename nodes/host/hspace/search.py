@@ -91,6 +91,7 @@ def sheet(model: Any, edits: Sequence[Edit], positive: Any, noise: Tensor, steps
         for strength in SHEET:
             mm.throw_exception_if_processing_interrupted()
             job = Application([edit], Weight(strength), True, BOTH, False, None)
-            rows.append(sampled(applied(model, job) if strength else model, positive, noise[:1], steps))
+            edited = applied(model, job, job.patchers) if strength else model
+            rows.append(sampled(edited, positive, noise[:1], steps))
             bar.update(1)
     return torch.cat(rows)

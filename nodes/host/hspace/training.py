@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.samplers
 import comfy.utils
-import folder_paths
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ....guidance.hspace import BUCKETS, at_progress
+from ....guidance.hspace import BUCKETS, asymmetric_step, at_progress
 from ....guidance.hspace_training import LOSSES, directional, reconstruction, text_direction
 from ....guidance.views import look
 from ....models.asyrp.network import DeltaConfig, delta_block
@@ -27,11 +21,12 @@ from ....models.ddpm.network import DDPM
 from ..gradients import attention, differentiable
 from ..guides.encoder import Encoder
 from ..inversion import invert_latent
-from ..model import owner_of, progress_function
+from ..model import is_flow, owner_of, progress_function
 from ..pictures import Decoder
 from ..pixel_model import PixelNetwork, clamp
 from ..sampling import sampled
-from .edit import BOTH, Edit, Place, bottleneck_of, direction_edit, network_edit
+from .edit import BOTH, Edit, Place, Prediction, bottleneck_of, direction_edit, network_edit
+from .resume import StateFile, UnfittingError, digest, packed, take_up, weights_of
 from .run import applied
 
 ONE, BY_LEVEL, BLOCK = "one direction", "a direction by noise level", "delta block"
@@ -91,15 +86,19 @@ class Block(nn.Module):
 class TrainedEdit:
     """Of `Edits`, with a delta_h that is being trained: h + delta_h while `on`, h itself otherwise."""
 
-    asymmetric, side = False, BOTH  # the sampler below makes the asymmetric step itself
+    asymmetric, side, rising = False, BOTH, False  # the sampler below makes the asymmetric step itself
 
     def __init__(self, recipe: Recipe, network: Any):
         self.recipe = recipe
         self.network = network
+        self.begin({})
+
+    def begin(self, known: dict[str, Tensor]) -> None:
+        """Anew, or from what is known of a run that was stopped."""
         self.on = False
         self.delta: Direction | Block | None = None  # made when h is first seen
         self.optimizer: Any = None
-        self.known: dict[str, Tensor] = {}  # of a run that was stopped
+        self.known = known
 
     def weight(self, progress: float) -> float:
         """1 while the edited prediction is made."""
@@ -111,10 +110,8 @@ class TrainedEdit:
         assert self.delta is not None
         return h + self.delta(h, emb, place.progress)
 
-    def output(
-        self, sampling: Any, place: Place, x: Tensor, plain: Tensor, edited: Tensor, again: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        return edited
+    def wanted(self, place: Place, prediction: Prediction, difference: Tensor) -> Tensor:
+        return prediction.b * difference
 
     def build(self, h: Tensor, emb: Tensor) -> None:
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
@@ -125,20 +122,7 @@ class TrainedEdit:
                 self.delta = Direction(BUCKETS if self.recipe.form == BY_LEVEL else 1, h)
             self.optimizer = OPTIMIZERS[self.recipe.optimizer](self.delta.parameters(), lr=self.recipe.learning_rate)
             if self.known:
-                self.take_up(self.delta)
-
-    def take_up(self, delta: nn.Module) -> None:
-        """Weights and the optimiser's state as they were saved."""
-        parts: dict[str, dict[str, Tensor]] = {"delta": {}, "optimizer": {}}
-        for key, value in self.known.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = value
-        delta.load_state_dict(parts["delta"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, slot = name.split("/")
-            state.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+                take_up(self.known, self.delta, self.optimizer)
 
     def edit(self, model: Any) -> Edit:
         """What was learned, for HSpace Edit."""
@@ -178,7 +162,7 @@ class TrainingSampler(comfy.samplers.Sampler):
             mm.throw_exception_if_processing_interrupted()
             level = sigma.expand(len(x))
             plain, edited = self.job.step(partial(model_wrap, x, level, **extra_args), self.pictures)
-            x = edited + (following / sigma) * (x - plain)
+            x = asymmetric_step(x, plain, edited, float(sigma), float(following), is_flow(sampling))
         return x
 
 
@@ -194,30 +178,51 @@ class Training:
         self.delta_text = text_direction(encoder.text(recipe.source_text), encoder.text(recipe.target_text))
         self.decoder = Decoder(model, vae)
         self.trained = TrainedEdit(recipe, network)
-        self.model = applied(without_clamp(model), self.trained)
+        patchers = [*encoder.patchers, *([] if vae is None else [vae.patcher])]
+        self.model = applied(without_clamp(model), self.trained, patchers)
         self.progress_of = progress_function(model.get_model_object("model_sampling"))
         self.losses: list[list[float]] = []  # L_direction of the steps of each batch
-        key = json.dumps([asdict(recipe), owner_of(model), encoder.name], sort_keys=True)
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.path = Path(folder_paths.get_user_directory()) / "guidance_training" / f"hspace_{name}.safetensors"
 
     def run(self, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> int:
         """Trains on batches of (unit noise, clean samples) over falling sigmas; how many batches were known already."""
+        file = StateFile(self._name(starts, sigmas))
+        known, self.losses = file.load()
+        self.trained.begin(known)
+        before = len(self.losses)
+        try:
+            self._rounds(file, starts, sigmas)
+        except UnfittingError as error:
+            file.set_aside(error)
+            self.trained.begin({})
+            self.losses, before = [], 0
+            self._rounds(file, starts, sigmas)
+        file.remove()
+        return before
+
+    def _name(self, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> str:
+        """Of all that the result depends on."""
+        patches = {key: [part[0] for part in parts] for key, parts in self.model.patches.items()}
+        model = [*owner_of(self.model), patches]
+        encoder = [self.encoder.name, weights_of(self.encoder.network)]
+        vae = None if self.decoder.vae is None else weights_of(self.decoder.vae.first_stage_model)
+        shapes = [list(noise.shape) for noise, _ in starts]
+        return digest(asdict(self.recipe), model, encoder, vae, self.conditioning, shapes, sigmas)
+
+    def _rounds(self, file: StateFile, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> None:
+        """The batches that are not done yet; the file after each."""
         total = self.recipe.rounds * len(starts)
-        known = self.restore()
         bar = comfy.utils.ProgressBar(total)
         guider = comfy.samplers.CFGGuider(self.model)
         guider.inner_set_conds({"positive": self.conditioning})
-        mm.load_models_gpu(self.encoder.patchers)
-        for index in range(known, total):
+        done = len(self.losses)
+        for index in range(done, total):
             noise, pictures = starts[index % len(starts)]
             self.losses.append([])
             sampler = TrainingSampler(self, pictures)
             guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
-            self.save()
+            if index + 1 < total and self.trained.delta is not None:
+                file.save(packed(self.trained.delta, self.trained.optimizer), self.losses)
             bar.update_absolute(index + 1)
-        self.path.unlink(missing_ok=True)
-        return known
 
     def step(self, predict: Callable[[], Tensor], pictures: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the optimiser: (P, P~), both from before it."""
@@ -246,27 +251,6 @@ class Training:
         """Of clean samples as the model has them, [B D]."""
         pictures = look(self.decoder.pixels(z, self.encoder.size), WHOLE, self.encoder.size)
         return self.encoder.embed(pictures, pictures.new_full((len(pictures),), ALMOST_CLEAN))
-
-    def save(self) -> None:
-        """After every batch, whole or not at all."""
-        assert self.trained.delta is not None
-        tensors = {f"delta/{key}": value for key, value in self.trained.delta.state_dict().items()}
-        for index, slots in self.trained.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if value is not None}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        tensors = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
-        save_file(tensors, part, {"losses": json.dumps(self.losses)})
-        part.replace(self.path)
-
-    def restore(self) -> int:
-        """Takes up a run of the same recipe that was stopped: how many batches it had made."""
-        if not self.path.exists():
-            return 0
-        with torch.inference_mode(False), safe_open(self.path, "pt") as file:
-            self.trained.known = {key: file.get_tensor(key).clone() for key in file.keys()}
-            self.losses = json.loads(file.metadata()["losses"])
-        return len(self.losses)
 
 
 def without_clamp(model: Any) -> Any:
