@@ -92,7 +92,7 @@ class ApplyGuides(GuidanceNode):
                     step=0.05,
                     advanced=True,
                     tooltip="No push is longer than this lambda (see unit); 0: no limit. Noise-aware guides "
-                    "at their paper's scale are never cut.",
+                    "at their paper's scale are cut only where a step would overshoot, classifiers never.",
                 ),
                 io.Int.Input(
                     "every",

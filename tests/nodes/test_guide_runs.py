@@ -31,8 +31,9 @@ def evaluations(execute, models, encoder, monkeypatch, sampler="euler", steps=8,
         ({"start_percent": 0.5}, 4),
         ({"gradient": "at denoised optimised", "inner_steps": 4}, 32),
         ({"recurrence": 2}, 15),  # the last step has no way back
-        ({"sampler": "heun"}, 8),  # two model calls a step, one look
-        ({"sampler": "dpm_2"}, 8),
+        ({"sampler": "heun"}, 15),  # two model calls a step but the last, fresh at each
+        ({"sampler": "dpm_2"}, 15),
+        ({"sampler": "dpm_2", "every": 2}, 4),
     ],
     ids=lambda value: str(value),
 )

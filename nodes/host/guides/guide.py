@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....guidance import style_energy
 from ....guidance.classifier_energy import log_probability
-from ....guidance.clip_energy import DISTANCES, cosine
+from ....guidance.clip_energy import DISTANCES, LEAST, cosine
 from ....guidance.combine import EXACT
 from ....guidance.labels import parse_labels
 from ....guidance.palette_energy import quantiles, sliced_wasserstein
@@ -40,6 +40,7 @@ class Guide:
     size: int  # pictures it looks at, or COLOURS_ONLY
     noise_aware: bool
     scale: float  # of weight 1 in the paper's unit
+    least: float | None = 0.0  # of the energy; None: a log-probability, which is never limited
     owner: str = ""  # file of the encoder or classifier, for messages
     patchers: Sequence[Any] = ()
     wanted: Measured | None = None
@@ -81,6 +82,7 @@ def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Ten
         kind="text",
         measure=lambda pictures, sigma: [encoder.embed(pictures, sigma)],
         compare=lambda found, wanted: DISTANCES[loss](found[0], wanted[0]),
+        least=LEAST[loss],
         wanted=[encoder.text(text)],
     )
 
@@ -95,6 +97,7 @@ def content_guide(encoder: Encoder, image: Tensor, weight: Weight, fresh: bool, 
         kind="content",
         measure=lambda pictures, sigma: [encoder.embed(pictures, sigma)],
         compare=lambda found, wanted: cosine(found[0], wanted[0]),
+        least=LEAST["cosine"],
         reference=image,
         fresh_noise=fresh,
         reference_key=(fingerprint(image.cpu()), "content"),
@@ -164,6 +167,7 @@ def classifier_guide(classifier: HostClassifier, class_label: str, weight: Weigh
         weight=weight,
         measure=lambda pictures, sigma: [classifier.logits(pictures, sigma)],
         compare=compare,
+        least=None,
         size=facts.image_size,
         noise_aware=True,
         scale=1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,16 @@ from ....guidance.combine import EXACT, Steered, steer
 from ....guidance.gradient import Term
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
+from ....guidance.samplers import SAMPLERS, first_order, move
+from ....guidance.sampling import without_repeats
 from ....guidance.step import Step
 from ....guidance.tensors import append_dims
 from ....guidance.views import crops
 from ..gradients import autograd_on
 from ..model import is_pixel_model
 from ..pictures import Decoder, area
-from ..run import HANDOVER, Course, Handover
-from ..sampling import INDICES
+from ..run import HANDOVER, SAME, Course, Handover
+from ..sampling import ETA, INDICES, PUBLISHED
 from .application import THROUGH, VIEW_DETAIL, Application
 from .energies import clean_energy, colour_energy, noisy_energy
 from .guide import COLOURS_ONLY, LAMBDA, Guide
@@ -135,7 +137,23 @@ def _step(course: Course, x: Tensor, sigma: Tensor, denoised: Tensor, pull_back:
             flow=course.flow,
             data_std=PIXEL_STD if is_pixel_model(course.model) else LATENT_STD,
             pull_back=pull_back,
+            now=_now(course, float(sigma[0])),
         )
+
+
+def _now(course: Course, sigma: float) -> float:
+    """How far the sampler's step moves x for a shift of the prediction by 1; as the ODE does where it isn't known."""
+    levels = without_repeats(course.sigmas)
+    index = min(max(sum(level >= sigma * (1 - SAME) for level in levels) - 1, 0), len(levels) - 2)
+    if index < 0 or levels[index + 1] >= levels[index]:
+        return 1.0
+    options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
+    name, eta = course.sampler_name.removeprefix("sample_"), 0.0
+    if name in SAMPLERS:
+        return move(name, options, levels, index, course.flow).now
+    if name == PUBLISHED:
+        eta = options[ETA](sigma) if callable(options[ETA]) else options[ETA]
+    return first_order(levels[index], levels[index + 1], eta, course.flow).now
 
 
 def _look(run: GuidedRun, job: Job, step: Step) -> None:
@@ -204,4 +222,5 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step) -> Term:
         relative=relative,
         estimator=estimator,
         mask=area(guide.mask, run.course.denoise_mask, step.x),
+        least=guide.least,
     )
