@@ -14,9 +14,8 @@ def models(pack_nodes):
 
 
 def several(execute, conds, count):
-    return [condition(execute, conds[name], scale) for name, scale in zip(("star", "red", "dotted"), (4.0, 2.0, -1.0))][
-        :count
-    ]
+    wanted = {"star": 4.0, "red": 2.0, "dotted": -1.0}
+    return [condition(execute, conds[name], scale) for name, scale in list(wanted.items())[:count]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
