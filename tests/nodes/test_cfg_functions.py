@@ -14,8 +14,8 @@ def models(pack_nodes):
 
 
 def several(execute, conds, count):
-    scales = {"star": 4.0, "red": 2.0, "dotted": -1.0}
-    return [condition(execute, conds[name], scale) for name, scale in scales.items()][:count]
+    wanted = {"star": 4.0, "red": 2.0, "dotted": -1.0}
+    return [condition(execute, conds[name], scale) for name, scale in list(wanted.items())[:count]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
