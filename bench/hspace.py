@@ -212,13 +212,13 @@ def main(arguments: Sequence[str]) -> None:
     model = Model(*model_named(name))
     deltas = {dial: model.direction(dial) for dial in DIALS}
     readings = Readings(model)
+    sheet(readings, deltas)
+    made_with.record(RESULT.with_suffix(".png"), made)
     for part, measure in PARTS.items():
         if part not in found:
             found[part] = measure(readings, deltas)
             RESULT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
-    sheet(readings, deltas)
-    made_with.record(RESULT.with_suffix(".png"), made)
     print(json.dumps(found))
 
 

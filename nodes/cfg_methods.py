@@ -78,7 +78,7 @@ METHODS: dict[str, Choice] = {
     "CFG-Zero*": Choice(
         (
             _share("strength", 1.0, "How much of the negative's fitted size is used. 0 is plain CFG."),
-            _share("zero_init", 0.04, "Share of the steps, from the first, at which a flow stands still. 0: none."),
+            _share("zero_init", 0.04, "Share of the run, from pure noise, at which a flow stands still. 0: none."),
         ),
         lambda strength, zero_init: Plan((ZeroStar(strength),), zero_init=zero_init),
     ),

@@ -38,19 +38,19 @@ def says_something(cond: Mapping[str, Any], classes: int) -> bool:
     return any(float(value.float().std(unbiased=False)) > 0 for value in _embeddings(cond).values())
 
 
-def redrawn(cond: Mapping[str, Any], classes: int, generator: torch.Generator) -> dict[str, Any]:
-    """Independent condition guidance (Sadat et al. 2024, arXiv 2407.02687): a condition that says something else.
+def drawn(cond: Mapping[str, Any], classes: int, generator: torch.Generator) -> dict[str, Any]:
+    """Independent condition guidance (Sadat et al. 2024, arXiv 2407.02687): what a cond might say instead, by name.
 
     Embeddings become Gaussian noise of their own mean and deviation; a class becomes another class. Every picture of a
     batch gets the same draw, so it equals itself sampled alone.
     """
 
     def noise(like: Tensor) -> Tensor:
-        drawn = torch.randn(like[:1].shape, generator=generator).to(like)
+        normal = torch.randn(like[:1].shape, generator=generator).to(like)
         axes = tuple(range(1, like.ndim))
-        return like.mean(axes, keepdim=True) + like.std(axes, unbiased=False, keepdim=True) * drawn
+        return like.mean(axes, keepdim=True) + like.std(axes, unbiased=False, keepdim=True) * normal
 
-    other = {**cond, **{name: noise(value) for name, value in _embeddings(cond).items()}}
+    other = {name: noise(value) for name, value in _embeddings(cond).items()}
     if cond.get(CLASS_LABELS):
         labels = labels_of(cond["cross_attn"])
         step = int(torch.randint(1, max(2, classes), (), generator=generator))
@@ -86,8 +86,10 @@ class Draws:
         """The conds of a step, by the run's seed and the noise level."""
         for place, name in enumerate(self.names):
             generator = guider.run.course.generator(STREAM, place, round(sigma * 1e6))
+            given = {cond["uuid"]: cond for cond in guider.original_conds[name]}  # not what was drawn before
             own = own_conds(guider.conds[name], guider.original_conds[name])
-            guider.conds[name] = guider.encode([redrawn(cond, self.classes, generator) for cond in own])
+            others = [{**cond, **drawn(given[cond["uuid"]], self.classes, generator)} for cond in own]
+            guider.conds[name] = guider.encode(others)
 
 
 def refuse_other_networks(network: Any) -> None:
@@ -128,7 +130,8 @@ def later_sigma(sampling: Any, sigma: Tensor) -> Tensor:
     """The noise level, [B], at which a tenth more of the model's time has passed since the picture."""
     first, last = (float(sampling.timestep(level)) for level in (sampling.sigma_min, sampling.sigma_max))
     time = sampling.timestep(sigma).float()
-    return sampling.sigma((time + LATER * (time - first)).clamp(max=last)).to(sigma.device)
+    later = (time + LATER * (time - first)).clamp(max=last)
+    return torch.stack([sampling.sigma(one) for one in later]).to(sigma.device)  # some schedules take one time only
 
 
 def told_another_time(

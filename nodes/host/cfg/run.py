@@ -162,7 +162,10 @@ def _begin(course: Course, plans: Sequence[Plan]) -> CFGRun | None:
 
 
 def _refuse_other_guiders(guider: Any, plan: Plan) -> None:
-    """Raises ValueError for guiders that put predictions together themselves, and where a negative is missing."""
+    """Raises ValueError for guiders that put predictions together themselves, and where a negative is missing.
+
+    A method that only needs a negative, and finds none, says so in the log: the picture is right without it.
+    """
     kind = type(guider)
     plain = kind.predict_noise is comfy.samplers.CFGGuider.predict_noise or kind.__name__ == "Guider_DualModel"
     honours_cfg = plain or kind.__name__ == "Guider_PerpNeg"
@@ -173,8 +176,12 @@ def _refuse_other_guiders(guider: Any, plan: Plan) -> None:
         )
     scale = plan.scale
     wanted = plan.renoised is not None or (scale is not None and scale.value not in (OWN_SCALE, 1.0))
-    if wanted and not guider.conds.get("negative"):
+    if guider.conds.get("negative"):
+        return
+    if wanted:
         raise ValueError("CFG Patch sets a guidance scale, and this guider has no negative; use CFGGuider or KSampler")
+    if plan.formula and not any(method.STAGE in RESULT for method in plan.methods):
+        logging.warning("CFG Patch: %s can't act under %s, which has no negative", ", ".join(plan.names), kind.__name__)
 
 
 def _around_prediction(
