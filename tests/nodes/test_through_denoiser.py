@@ -52,7 +52,7 @@ FLUX = {
     "txt_ids_dims": [],
 }
 KINDS = {"SD15": ({**UNET, "transformer_depth_output": [1] * 4}, 2.0), "SD3": (MMDIT, 0.6), "Flux": (FLUX, 0.6)}
-WEIGHT = 100.0
+WEIGHT = 10.0
 
 
 def random(*shape, seed=0):
