@@ -6,7 +6,6 @@ Writes `bench/results/diffae.json` part by part, so a run resumes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -19,12 +18,12 @@ from torch.nn.functional import conv2d
 from guidance.directions import cross_validated, fit_logistic
 from guidance.latents import lerp, moved, normalised, sample_prior, slerp
 from guidance.sampling import respaced
-from models.denoiser import NoiseSchedule
 from models.registry import DEMO, load_checkpoint
+from models.schedule import NoiseSchedule
 from training.codes import SCHEDULE, Predict, decode, encode, in_parts
 from training.scenes import CLASSES, Scenes, draw, render
 
-from . import judge
+from . import judge, made_with
 from .host_server import PACK
 
 RESULT = PACK / "bench" / "results" / "diffae.json"
@@ -41,10 +40,10 @@ class Models:
 
     def _load(self, name: str) -> Any:
         checkpoint = load_checkpoint(DEMO / "models" / name, "model")
-        network = checkpoint.build()
+        network: Any = checkpoint.build()
         network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()})
         self.no_class = checkpoint.facts.no_class or 0
-        return network.eval()
+        return network.eval().to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
     def semantic(self, z_sem: Tensor) -> Predict:
         return lambda x, t, rows: self.diffae(x, t, z_sem[rows])
@@ -250,21 +249,20 @@ PARTS: dict[str, Callable[[Models], Any]] = {
     "predicted_x0": predicted,
     "eight_noises": eight_noises,
     "dials": dials,
-    "reconstruction": reconstruction,
     "few_shot": few_shot,
     "interpolation": interpolation,
     "kid": prior,
+    "reconstruction": reconstruction,
 }
 
 
 @torch.no_grad()
 def main() -> None:
     torch.set_num_threads(1)
-    weights = DEMO / "models" / "scenes_diffae.safetensors"
-    sha = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    made = made_with.hashes((made_with.DIFFAE, made_with.UNET, made_with.JUDGE))
     found: dict[str, Any] = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
-    if found.get("diffae_sha256") != sha:
-        found = {"diffae_sha256": sha}
+    if found.get("made_with") != made:
+        found = {"made_with": made}
     models = Models()
     for name, measure in PARTS.items():
         if name not in found:

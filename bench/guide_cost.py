@@ -66,7 +66,7 @@ def unet(channels: int = 320, device: str = "cpu") -> Any:
 def clip_encoder() -> Any:
     """A GUIDANCE_ENCODER of CLIP ViT-B/16's shape."""
     clip: Any = importlib.import_module("pack.models.clip")
-    encoder: Any = importlib.import_module("pack.nodes.host.encoder")
+    encoder: Any = importlib.import_module("pack.nodes.host.guides.encoder")
     architecture: Any = importlib.import_module("pack.models.architecture")
     text = {"text_width": 512, "text_layers": 12, "text_heads": 8, "text_mlp_ratio": 4.0}
     config = clip.ClipConfig(512, 224, 768, (12,), 16, 64, 4.0, **text, context=77, vocabulary=49408)
@@ -76,12 +76,12 @@ def clip_encoder() -> Any:
 
 
 def tiny_vae() -> Any:
-    sight: Any = importlib.import_module("pack.nodes.host.sight")
-    taesd = sight.ModelSpaceTAESD()
+    pictures: Any = importlib.import_module("pack.nodes.host.pictures")
+    taesd = pictures.ModelSpaceTAESD()
     for name, parameter in taesd.named_parameters():
         scale = 1 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.0
         torch.nn.init.normal_(parameter, std=scale) if not name.startswith("vae_") else None
-    return sight.vae_around(taesd, 4, 8)
+    return pictures.vae_around(taesd, 4, 8)
 
 
 class Bench:

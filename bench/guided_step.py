@@ -21,10 +21,10 @@ from .pairs import ratio
 BATCH, STEPS = 16, 5
 
 
-def load_pack() -> dict[str, Any]:
-    """The pack's nodes inside the host's modules, in this process."""
+def load_pack(*flags: str) -> dict[str, Any]:
+    """The pack's nodes inside the host's modules, in this process; `flags` are the host's."""
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp(), *flags]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -46,13 +46,14 @@ def measure() -> dict[str, Any]:
     import comfy.samplers
 
     host: Any = importlib.import_module("pack.nodes.host.sampling")
+    guides: Any = importlib.import_module("pack.nodes.host.guides.classifier")
     sampling: Any = importlib.import_module("pack.guidance.sampling")
     given = {"model_name": "scenes_unet.safetensors", "clip_denoised": True, "schedule": "auto", "heads": "auto"}
     model = pack["Guidance_LoadModel"].execute(**given).args[0]
     (classifier,) = pack["Guidance_LoadClassifier"].execute(classifier_name="scenes_classifier.safetensors").args
     positive = pack["Guidance_ClassConditioning"].execute(model=model, class_label="").args[0]
     x = torch.randn(BATCH, 3, 32, 32)
-    gradient = host.classifier_gradient(classifier, torch.arange(BATCH) % 8, 4.0)
+    gradient = guides.classifier_gradient(classifier, torch.arange(BATCH) % 8, 4.0)
     sigmas = host.respaced_sigmas(model, str(STEPS))
     network = model.model.diffusion_model.network
     t, y = torch.full((BATCH,), 500), torch.full((BATCH,), 29)

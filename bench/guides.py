@@ -1,14 +1,14 @@
 """`python dev.py bench guides`: what text, content, structure and style guides do, through the host's HTTP API.
 
-64 pictures a setting (8 goals, 8 pictures each, the same noise for every setting), 50 steps of KSampler (ddim), the
-shipped noise-aware encoder on the unconditional shipped model; style also on the class-conditional one. Judged by a
-network and by geometry that no guide uses. Writes `bench/results/guides.json` and a plot; a run resumes.
+64 pictures a setting (8 goals, 8 pictures each, the same noise for every setting), 50 steps of KSampler
+(euler_ancestral), the shipped noise-aware encoder on the unconditional shipped model; style also on the
+class-conditional one. Judged by a network and by geometry that no guide uses. Writes `bench/results/guides.json` and a
+plot; a run resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from training.scenes import CLASSES, SHAPES, Scenes, draw, render
 
-from . import judge
+from . import judge, made_with
 from .demo import to_tensor
 from .host_server import PACK, Host, running
 from .judge import oracles
@@ -33,10 +33,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
-FILES = ("models/demo/models/scenes_unet.safetensors", "models/demo/encoders/scenes_clip.safetensors")
 GOALS, EACH, STEPS = 8, 8, 50
+SAMPLER = "euler_ancestral"  # fresh noise lets later steps mend what earlier ones got wrong
 WEIGHTS = {
-    "text": (0.5, 1.0, 2.0, 4.0, 8.0),
+    "text": (0.25, 0.5, 1.0, 2.0, 4.0),
     "content": (0.5, 1.0, 2.0, 4.0, 8.0),
     "structure": (0.25, 0.5, 1.0, 1.5, 2.0, 4.0),
     "style": (0.25, 0.5, 1.0, 1.25, 1.5, 2.0, 4.0),
@@ -69,7 +69,7 @@ def sampler(model: str, seed: int, cfg: float = 1.0) -> dict[str, Any]:
         seed=seed,
         steps=STEPS,
         cfg=cfg,
-        sampler_name="ddim",
+        sampler_name=SAMPLER,
         scheduler="normal",
         denoise=1.0,
     )
@@ -108,12 +108,21 @@ def graph(goal: int, label: str = "", cfg: float = 1.0, **guides: dict[str, Any]
     return prompt
 
 
-def pictures(host: Host, prompt: Callable[[int], Prompt]) -> Tensor:
-    """[64 3 32 32], goal by goal."""
-    files: list[bytes] = []
-    for goal in range(GOALS):
-        files += host.images(host.run(prompt(goal), timeout=1800)["save"])
-    return to_tensor(files)
+class Pictures:
+    """What a setting's graphs draw; settings whose graphs are the same share it."""
+
+    def __init__(self, host: Host):
+        self.host = host
+        self.drawn: dict[str, Tensor] = {}
+
+    def of(self, prompt: Callable[[int], Prompt]) -> Tensor:
+        """[64 3 32 32], goal by goal."""
+        prompts = [with_references(prompt(goal)) for goal in range(GOALS)]
+        key = json.dumps(prompts)
+        if key not in self.drawn:
+            files = [file for part in prompts for file in self.host.images(self.host.run(part, timeout=1800)["save"])]
+            self.drawn[key] = to_tensor(files)
+        return self.drawn[key]
 
 
 def diversity(images: Tensor) -> float:
@@ -225,7 +234,7 @@ def settings(scenes: Scenes) -> dict[str, tuple[Callable[[int], Prompt], Callabl
     found["both: none"] = (lambda goal: graph(goal), two)
     found["both: colour"] = (lambda goal: graph(goal, a=colour(goal)), two)
     structure = guide("structure", BOTH["structure"], image)
-    found["both: structure"] = (lambda goal: graph(goal, a=structure), two)
+    found["both: structure"] = (lambda goal: graph(goal, guide=structure), two)
     found["both: two"] = (lambda goal: graph(goal, a=colour(goal), b=structure), two)
     return found
 
@@ -291,14 +300,14 @@ def with_references(prompt: Prompt) -> Prompt:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py bench guides")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", default="", help="settings whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="settings whose names begin so")
     given = parser.parse_args()
     path = given.out / "guides.json"
     conditions = {
         "n": GOALS * EACH,
         "steps": STEPS,
-        "judge_sha256": judge.sha256(),
-        "files_sha256": {name: hashlib.sha256((PACK / name).read_bytes()).hexdigest() for name in FILES},
+        "sampler": SAMPLER,
+        "made_with": made_with.hashes((made_with.UNET, made_with.CLIP, made_with.JUDGE)),
     }
     result: dict[str, Any] = {**conditions, "settings": {}}
     if path.exists():
@@ -306,18 +315,19 @@ def main() -> None:
         if all(earlier.get(key) == value for key, value in conditions.items()):
             result = earlier
     scenes = references()
-    flags = [] if torch.cuda.is_available() else ["--cpu"]
+    flags = [] if torch.cuda.is_available() else ["--cpu", "--force-channels-last"]
     with running(Path(os.environ["COMFYUI_PATH"]), flags=flags) as host:
         save_references(host, scenes)
+        pictures = Pictures(host)
         for name, (prompt, read) in settings(scenes).items():
-            if name in result["settings"] or not name.startswith(given.only):
+            if name in result["settings"] or not name.startswith(tuple(given.only)):
                 continue
-            images = pictures(host, lambda goal, prompt=prompt: with_references(prompt(goal)))
-            result["settings"][name] = read(images)
+            result["settings"][name] = read(pictures.of(prompt))
             path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
             print(f"[bench] {name}: {result['settings'][name]}", file=sys.stderr, flush=True)
     if "unguided" in result["settings"] and "style 0" in result["settings"]:
-        plot(result, given.out / "guides.png")
+        plot(result, path.with_suffix(".png"))
+        made_with.record(path.with_suffix(".png"), result["made_with"])
     print(json.dumps(result))
 
 

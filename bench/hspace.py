@@ -24,7 +24,7 @@ from models.registry import DEMO, load_checkpoint
 from training.codes import SCHEDULE
 from training.scenes import CLASS_NAMES, CLASSES
 
-from . import judge
+from . import judge, made_with
 from .host_server import PACK
 
 RESULT = PACK / "bench" / "results" / "hspace.json"
@@ -38,7 +38,8 @@ def model_named(name: str) -> tuple[Any, int]:
     checkpoint = load_checkpoint(DEMO / "models" / name, "model")
     network: Any = checkpoint.build()
     network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()})
-    return network.eval().requires_grad_(False), checkpoint.facts.no_class or 0
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a fifth faster on a CPU
+    return network, checkpoint.facts.no_class or 0
 
 
 @dataclass
@@ -204,10 +205,10 @@ def sheet(r: Readings, deltas: dict[str, Tensor]) -> None:
 def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     name = arguments[0] if arguments else "scenes_hspace.safetensors"
-    sha = hashlib.sha256((DEMO / "models" / name).read_bytes()).hexdigest()[:16]
+    made = made_with.hashes((DEMO / "models" / name, made_with.JUDGE))
     found: dict[str, Any] = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
-    if found.get("unet_sha256") != sha:
-        found = {"unet": name, "unet_sha256": sha}
+    if found.get("made_with") != made:
+        found = {"unet": name, "made_with": made}
     model = Model(*model_named(name))
     deltas = {dial: model.direction(dial) for dial in DIALS}
     readings = Readings(model)
@@ -217,6 +218,7 @@ def main(arguments: Sequence[str]) -> None:
             RESULT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
     sheet(readings, deltas)
+    made_with.record(RESULT.with_suffix(".png"), made)
     print(json.dumps(found))
 
 

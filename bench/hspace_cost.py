@@ -28,7 +28,7 @@ WINDOWS = {"inside": (0.0, 1.0), "outside": (0.98, 0.99)}  # the last falls betw
 
 def edited(bench: Bench, model: Any, channels: int, window: tuple[float, float]) -> Any:
     """The MODEL with a direction in that window."""
-    hspace: Any = importlib.import_module("pack.nodes.host.hspace")
+    hspace: Any = importlib.import_module("pack.nodes.host.hspace.edit")
     edits = [hspace.direction_edit(torch.randn(1, channels, 1, 1), name="random")]
     start, end = window
     return bench.node("Guidance_HSpaceEdit", model=model, hspace=edits, start_percent=start, end_percent=end)[0]

@@ -1,7 +1,7 @@
 """`python dev.py bench shape_accuracy`: how often the judge sees the wanted shape, through the host's HTTP API.
 
 Class-conditional with stock KSampler (ddim) at several CFG scales, and unconditional predictions with the classifier at
-several guidance scales; 256 pictures a setting, 50 steps, the same noise for every setting. Writes
+several guidance scales (ddim with eta 1); 256 pictures a setting, 50 steps, the same noise for every setting. Writes
 `bench/results/shape_accuracy.json`, a plot, and a sheet of seeds 0 to 15 at CFG 3, each run alone.
 What was measured before under the same conditions is kept: a run resumes.
 """
@@ -9,7 +9,6 @@ What was measured before under the same conditions is kept: a run resumes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from training.scenes import SHAPES
 
-from . import judge
+from . import judge, made_with
 from .demo import to_tensor
 from .host_server import PACK, Host, running
 
@@ -32,9 +31,9 @@ from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
 CFG_SCALES = (1.0, 3.0)
-CLASSIFIER_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+CLASSIFIER_SCALES = (8.0, 16.0, 32.0)
+ETA = 1.0  # of the classifier's runs: fresh noise at each step, as the workflow classifier_guidance has it
 BATCH = 64
-MODEL = "models/demo/models/scenes_unet.safetensors"
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -100,7 +99,7 @@ def with_classifier(scale: float, seed: int, steps: int, batch: int) -> Prompt:
             algorithm="ddim",
             guidance_scale=scale,
             denoise=1.0,
-            eta=0.0,
+            eta=ETA,
             respacing="",
         ),
     }
@@ -177,15 +176,15 @@ def main() -> None:
     parser.add_argument("--classifier-steps", type=int, default=50)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    path = given.out / "shape_accuracy.json"
+    path, seeds = given.out / "shape_accuracy.json", given.out / "shapes_cfg3_seeds0-15.png"
     conditions = {
         "n": given.count,
         "steps": {"cfg": given.steps, "classifier": given.classifier_steps},
-        "judge_sha256": judge.sha256(),
-        "model_sha256": hashlib.sha256((PACK / MODEL).read_bytes()).hexdigest(),
+        "eta": {"cfg": 0.0, "classifier": ETA},
+        "made_with": made_with.hashes((made_with.UNET, made_with.CLASSIFIER, made_with.JUDGE)),
     }
     result = started(path, conditions)
-    flags = [] if torch.cuda.is_available() else ["--cpu"]
+    flags = [] if torch.cuda.is_available() else ["--cpu", "--force-channels-last"]
     with running(Path(os.environ["COMFYUI_PATH"]), flags=flags) as host:
         for key, prompt, scales in (("cfg", with_cfg, CFG_SCALES), ("classifier", with_classifier, CLASSIFIER_SCALES)):
             for scale in (f"{scale:g}" for scale in scales):
@@ -196,9 +195,11 @@ def main() -> None:
                 print(f"[bench] {key} {scale}: {result[key][scale]}", file=sys.stderr, flush=True)
             if "clean_shapes" not in result:
                 clean = clean_shapes(host, given.steps)
-                sheet(clean).save(given.out / "shapes_cfg3_seeds0-15.png")
+                sheet(clean).save(seeds)
+                made_with.record(seeds, conditions["made_with"])
                 result["clean_shapes"] = {"wanted": list(SHAPES) * 2, "right_by_judge": right(clean)}
-    plot(result, given.out / "shape_accuracy.png")
+    plot(result, path.with_suffix(".png"))
+    made_with.record(path.with_suffix(".png"), conditions["made_with"])
     path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(result))
 

@@ -1,4 +1,4 @@
-"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps its picture as NAME.jpg."""
+"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps NAME.jpg and what made it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from . import made_with
 from .host_server import PACK, running
 
 FOLDER = PACK / "workflows"
@@ -22,7 +23,9 @@ def main() -> None:
             outputs = host.run(prompt)
             saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
             (file,) = [file for key in saving for file in host.images(outputs[key])]
-            Image.open(io.BytesIO(file)).convert("RGB").save(FOLDER / f"{name}.jpg", quality=92)
+            picture = FOLDER / f"{name}.jpg"
+            Image.open(io.BytesIO(file)).convert("RGB").save(picture, quality=92)
+            made_with.record(picture, made_with.hashes(made_with.files_of(prompt)))
             print(f"workflows/{name}.jpg")
 
 

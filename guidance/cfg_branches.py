@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from .cfg import Branch, Memory, Mix
-from .tensors import append_dims, norm
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """[B ...], [B ...] -> [B], in float64: sums over a picture are long."""
-    return (a.flatten(1).double() * b.flatten(1).double()).sum(1)
+from .tensors import append_dims, dot, norm
 
 
 def along(value: Tensor, axis: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cfg import Memory, Mix
-from .tensors import append_dims
+from .tensors import append_dims, widest
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DynamicThreshold:
 
     def __call__(self, value: Tensor, mix: Mix, memory: Memory) -> Tensor:
         # one sample at a time: torch.quantile takes 16 million numbers
-        found = torch.stack([sample.abs().double().flatten().quantile(self.percentile) for sample in value])
+        found = torch.stack([widest(sample.abs()).flatten().quantile(self.percentile) for sample in value])
         limit = append_dims(found.to(value).clamp(min=1, max=self.cap if self.cap >= 1 else None), value.ndim)
         return value.clamp(-limit, limit) / limit
 
@@ -105,7 +105,7 @@ class MimicThreshold:
         mean, spread = _centred(value)
         _, wanted = _centred(mimic)
         reach = wanted.abs().amax(2, keepdim=True)
-        own = torch.quantile(spread.abs().double(), self.percentile, dim=2, keepdim=True).to(spread)
+        own = torch.quantile(widest(spread.abs()), self.percentile, dim=2, keepdim=True).to(spread)
         limit = torch.maximum(reach, own).clamp(min=torch.finfo(spread.dtype).tiny)
         limited = (spread.clamp(-limit, limit) / limit * reach + mean).view(value.shape)
         return torch.where(usable, torch.lerp(value, limited, self.phi), value)

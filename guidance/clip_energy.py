@@ -23,4 +23,5 @@ def spherical(found: Tensor, wanted: Tensor) -> Tensor:
     return (2 * torch.asin(chord / 2) ** 2).mean(1)
 
 
+LEAST = {"cosine": -1.0, "spherical": 0.0}  # of each distance: see `Term.least`
 DISTANCES: dict[str, Distance] = {"cosine": cosine, "spherical": spherical}

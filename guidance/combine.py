@@ -8,21 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .gradient import ESTIMATORS, Reading, Term, finite, pull_of
+from .gradient import ESTIMATORS, EXACT, THROUGH, Reading, Term, finite, pull_of
 from .step import Step
-from .tensors import append_dims, norm
-
-EXACT, THROUGH = "at noisy", "through denoiser"  # estimators of noise-aware guides, and by the model's Jacobian
+from .tensors import append_dims, norm, resized
 
 
 @dataclass(frozen=True)
 class Steered:
     """What the guides of one step ask for."""
 
-    exact: Tensor | None  # direction of noise-aware guides in their papers' unit, never capped
+    exact: Tensor | None  # direction of noise-aware guides in their papers' unit, not capped
     other: Tensor | None  # direction of all others, capped
     readings: list[Reading]
-    capped: Tensor  # [B] bool
+    capped: Tensor  # [B] bool: by the cap, or one of `exact` by its limit
 
     @property
     def shape(self) -> torch.Size | None:
@@ -38,10 +36,11 @@ class Steered:
 
 
 def steer(step: Step, terms: Sequence[Term], cap: float, inner_steps: int) -> Steered:
-    """`cap` limits |direction| to cap `Step.reach` per sample; 0 is no limit.
+    """`cap` limits |direction| to cap `Step.reach` per sample, for guides that act on the predicted picture; 0 is none.
 
-    Published noise-aware guides keep their exact size; the cap is for guides that act on the predicted picture, whose
-    gradients are no probabilities. Raises ValueError as the estimators do.
+    At the noisy sample in the paper's unit log-probabilities keep their exact size and all other energies are limited
+    by `stable_length` alone. Nothing but log-probabilities goes beyond `Step.furthest`. Raises ValueError as the
+    estimators do.
     """
     groups: dict[tuple[str, bool, int], list[Term]] = {}
     for term in terms:
@@ -62,14 +61,15 @@ def steer(step: Step, terms: Sequence[Term], cap: float, inner_steps: int) -> St
     capped = torch.zeros_like(step.sigma, dtype=torch.bool)
     if other is not None:
         other, capped = trusted(other, step, cap)
+    for reading in readings:
+        capped = capped | reading.limited
     return Steered(exact, other, readings, capped)
 
 
 def trusted(direction: Tensor, step: Step, cap: float) -> tuple[Tensor, Tensor]:
-    """The direction cut to cap `Step.reach`, and which samples were cut."""
-    if not cap:
-        return direction, torch.zeros_like(step.sigma, dtype=torch.bool)
-    length, limit = norm(direction), cap * step.reach
-    capped = length > limit
-    factor = torch.where(capped, limit / length.where(capped, torch.ones_like(length)), torch.ones_like(length))
-    return direction * append_dims(factor, direction.ndim), capped
+    """The direction cut to cap `Step.reach` and `Step.furthest`, and which samples were cut."""
+    length, longest = norm(direction), step.furthest
+    if cap:
+        longest = torch.minimum(cap * step.reach, longest)
+    capped = length > longest
+    return torch.where(append_dims(capped, direction.ndim), resized(direction, longest), direction), capped

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .step import Energy, Step
-from .tensors import append_dims, norm, unit
+from .tensors import append_dims, dot, norm, resized, unit
+
+EXACT, THROUGH = "at noisy", "through denoiser"  # estimators of noise-aware guides, and by the model's Jacobian
 
 
 def gradient(energy: Energy, x: Tensor, sigma: Tensor) -> Tensor:
@@ -35,6 +37,7 @@ class Term:
     relative: bool  # False: the paper's unit
     estimator: str  # one of ESTIMATORS
     mask: Tensor | None = None  # like x, axes of size 1 allowed, in [0, 1]: where the guide may act
+    least: float | None = None  # smallest value that the energy can have; None: a log-probability, never limited
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Reading:
     grad_norm: Tensor
     lambda_: Tensor
     dropped: Tensor  # bool: the gradient was NaN or infinite
+    limited: Tensor  # bool: the direction was cut to `stable_length`
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,37 @@ def pull_of(terms: Sequence[Term], step: Step, per_gradient: Tensor) -> Pull:
             (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=index + 1 < len(terms))
             grad, dropped = finite(grad)
             towards = -grad if term.mask is None else -grad * term.mask
+            limited = torch.zeros_like(dropped)
             if term.relative:
                 part = term.scale * unit(towards) * append_dims(_share(term.mask, step), grad.ndim)
-                length = norm(part) * step.reach / step.distance
+                length = norm(part) * step.reach
             else:
                 part = term.scale * towards
-                length = norm(part) * per_gradient / step.distance
-            readings.append(Reading(term.name, loss.detach(), norm(grad), length, dropped))
+                length = norm(part) * per_gradient
+                if term.least is not None and term.estimator == EXACT:
+                    longest = stable_length(loss.detach() - term.least, norm(towards), step)
+                    limited = length > longest
+                    part = torch.where(append_dims(limited, part.ndim), resized(part, longest / per_gradient), part)
+                    length = torch.where(limited, longest, length)
+            readings.append(Reading(term.name, loss.detach(), norm(grad), length / step.distance, dropped, limited))
             sums[term.relative] = sums[term.relative] + part if term.relative in sums else part
         masks = {id(term.mask): term.mask for term in terms}
         return Pulls(sums.get(False), sums.get(True), readings, *masks.values() if len(masks) == 1 else ())
 
     return pull
+
+
+def stable_length(height: Tensor, slope: Tensor, step: Step) -> Tensor:
+    """The longest direction at the noisy sample of an energy that is no log-probability, [B].
+
+    `height` [B] is E above its least value, `slope` [B] is |dE/dx|. A step from x by h down the gradient never leads
+    away from the minima of a convex E if h |dE/dx| <= 2 height / slope (Polyak 1987, sec. 5.3.2): on a parabola that is
+    its bottom. Longer ones overshoot more from step to step, as explicit Euler does where h times the curvature is over
+    2. A direction d moves x by `Step.now` |d|. Never longer than `Step.furthest`, for energies that are
+    flat at much noise.
+    """
+    tiny = torch.finfo(slope.dtype).tiny
+    return torch.minimum(2 * height / (slope * step.now).clamp(min=tiny), step.furthest)
 
 
 def finite(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,18 +158,39 @@ def at_denoised(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[
 
 
 def at_denoised_optimised(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
-    """A few proximal steps towards the minimum of E(z) + |z - denoised|^2 / (2 Cov), not one gradient at its start.
+    """The minimum z of E(z) + |z - denoised|^2 / (2 Cov), an implicit step; one inner step is `at_denoised`, explicit.
 
-    The minimum is the fixed point z = denoised - Cov dE(z) (a backward Euler step). It is approached by averaging:
-    z_{j+1} = denoised + mean over i <= j of the directions at z_i, z_0 = denoised. One inner step is `at_denoised`.
+    There z = denoised + direction(z). It is solved by generalised conjugate residuals (Eisenstat, Elman & Schultz
+    1983), one look an inner step, the products with the matrix being differences of looks. For a quadratic E the
+    residual denoised + direction(z) - z never grows, whatever Cov d^2E is, and is 0 after as many inner steps as d^2E
+    has different eigenvalues, and one. Differences are taken over `Step.reach` at most; a move is at most twice as long
+    as the residual, where E is far from quadratic or from convex.
     """
-    z, total, readings = step.denoised, torch.zeros_like(step.x), []
-    for index in range(inner_steps):
+
+    def missing(z: Tensor) -> tuple[Tensor, list[Reading]]:
         pulls = pull(z, torch.zeros_like(step.sigma))
-        total = total + _direction(step, pulls, step.clean_variance)
-        z = step.denoised + total / (index + 1)
-        readings = readings or pulls.readings
-    return total / inner_steps, readings
+        return step.denoised + _direction(step, pulls, step.clean_variance) - z, pulls.readings
+
+    if inner_steps == 1:
+        return at_denoised(step, pull, 1)
+    z = step.denoised
+    residual, readings = missing(z)
+    known: list[tuple[Tensor, Tensor]] = []
+    for _ in range(inner_steps - 1):
+        along = residual
+        share = (step.reach / norm(along).clamp(min=torch.finfo(along.dtype).tiny)).clamp(max=1)
+        share = append_dims(torch.where(share > 0, share, torch.ones_like(share)), z.ndim)
+        change = (residual - missing(z + share * along)[0]) / share
+        for before, changed in known:
+            part = append_dims(dot(change, changed), z.ndim).to(z)
+            along, change = along - part * before, change - part * changed
+        size = torch.maximum(norm(change), norm(along) / 2)
+        size = append_dims(size.where(size > 0, torch.ones_like(size)), z.ndim)
+        along, change = along / size, change / size
+        known.append((along, change))
+        amount = append_dims(dot(residual, change), z.ndim).to(z)
+        z, residual = z + amount * along, residual - amount * change
+    return z - step.denoised, readings
 
 
 def through_denoiser(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, list[Reading]]:
@@ -166,8 +210,8 @@ def through_denoiser(step: Step, pull: Pull, inner_steps: int) -> tuple[Tensor, 
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    "at noisy": at_noisy,
+    EXACT: at_noisy,
     "at denoised": at_denoised,
     "at denoised optimised": at_denoised_optimised,
-    "through denoiser": through_denoiser,
+    THROUGH: through_denoiser,
 }

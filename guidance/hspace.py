@@ -6,22 +6,46 @@ the noise alone: symmetric edits cancel (the paper's theorem 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .tensors import append_dims, norm
+from .tensors import append_dims, at_least_float32, norm, widest
 
+TRAINING_STEP = 1.01e-3  # of progress, the usual 1000 and a little
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
 
-def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float) -> Tensor:
+def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False) -> Tensor:
     """What a first-order sampler must see for Asyrp's step, in denoised space or any that is linear in it.
 
-    Asyrp: X' = D~ + rho (X - D) with rho = following / sigma. A sampler makes X' = D' + rho (X - D'), so
-    D' = D + (D~ - D) / (1 - rho).
+    Asyrp moves x0's part of the step and leaves the noise's alone: with q = following / sigma and x0's share a' at the
+    next level, 1, or 1 - following for flow models (x' = a' P~ + following eps),
+
+        X' = D + q (X - D) + a' (D~ - D).
+
+    A sampler makes X' = D' + q (X - D'), so D' = D + a' (D~ - D) / (1 - q). Other samplers: `samplers.Move.edit`. The
+    difference is formed in float32, for dividing it enlarges what rounding has left of it.
     """
-    return plain + (edited - plain) / (1 - following / sigma)
+    return plain + (at_least_float32(edited) - at_least_float32(plain)) * signal_at(following, flow) / (
+        1 - following / sigma
+    )
+
+
+def asymmetric_step(
+    x: Tensor, plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False
+) -> Tensor:
+    """Asyrp's step itself: X' = D + q (X - D) + a' (D~ - D), as training makes it."""
+    moved = signal_at(following, flow) * (at_least_float32(edited) - at_least_float32(plain))
+    return plain + (following / sigma) * (x - plain) + moved
+
+
+def signal_at(sigma: float, flow: bool) -> float:
+    """The share of x0 in x."""
+    return 1 - sigma if flow else 1.0
 
 
 def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
@@ -36,8 +60,12 @@ def added(h: Tensor, delta_h: Tensor, preserve_norm: bool) -> Tensor:
 
 def at_progress(delta_h: Tensor, progress: float, like: Tensor) -> Tensor:
     """The direction of a noise level: delta_h [n C h w] of n equal ranges of progress, at the size of `like`."""
-    bucket = min(len(delta_h) - 1, int(progress * len(delta_h)))
-    return at_size(delta_h[bucket][None], like)
+    return at_size(of_level(delta_h, progress), like)
+
+
+def of_level(delta_h: Tensor, progress: float) -> Tensor:
+    """[1 C h w] of delta_h [n C h w] for n equal ranges of progress."""
+    return delta_h[min(len(delta_h) - 1, int(progress * len(delta_h)))][None]
 
 
 def at_size(h: Tensor, like: Tensor) -> Tensor:
@@ -48,9 +76,29 @@ def at_size(h: Tensor, like: Tensor) -> Tensor:
     return interpolate(h, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def step_count_factor(trained: int | None, steps: int) -> float:
-    """n_train / n_test: the sum of a trained delta over a run stays the same, however many steps it has."""
+def step_count_factor(trained: int | None, steps: float) -> float:
+    """n_train / n_test: the sum of a trained delta over a run stays the same, however many steps it has.
+
+    n_test is the density of the schedule: how many steps of this size would make a whole run (`steps_of_a_whole_run`).
+    """
     return 1.0 if trained is None else trained / steps
+
+
+def steps_of_a_whole_run(progress: Sequence[float], index: int) -> float:
+    """How many noise levels a whole run has whose step `index` is that of these levels, rising in progress, none clean.
+
+    Read off the distance of neighbours: N levels, evenly spread over [0, 1], are 1 / (N - 1) apart, and each makes a
+    step, the last one to the picture. A run with denoise .4, or one part of a chain, has the density of the whole that
+    it is cut from. Levels that are even but for the rounding to a training step count as even.
+    """
+    if len(progress) < 2:
+        return 1.0 + 1.0 / max(1.0 - progress[0], TRAINING_STEP) if progress[0] else 1.0
+    gaps = [after - before for before, after in pairwise(progress)]
+    even = (progress[-1] - progress[0]) / len(gaps)
+    gap = gaps[min(index, len(gaps) - 1)]
+    if all(abs(one - even) <= TRAINING_STEP for one in gaps):
+        gap = even
+    return 1.0 + 1.0 / max(gap, TRAINING_STEP)
 
 
 def several_factor(attributes: int) -> float:
@@ -58,16 +106,32 @@ def several_factor(attributes: int) -> float:
     return attributes**-0.5
 
 
+def combined(shifts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Several attributes at their own strengths, every shift f_i evaluated at the plain h, as Asyrp's code has it.
+
+    delta_h = sum_i w_i f_i(h) / sqrt(N) over the N attributes whose weight is not 0.
+    """
+    used = [(weight, shift) for weight, shift in zip(weights, shifts, strict=True) if weight]
+    if not used:
+        return torch.zeros_like(shifts[0])
+    return several_factor(len(used)) * torch.stack([weight * shift for weight, shift in used]).sum(0)
+
+
 def mixed(h: Tensor, content: Tensor, ratio: float) -> Tensor:
-    """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023)."""
-    a, b = h.flatten(1).double(), content.flatten(1).double()
-    b = b * (a.norm(dim=1) / b.norm(dim=1).clamp(min=1e-12))[:, None]
-    theta = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1))[:, None]
+    """Spherical mix of h with another picture's, brought to h's length (InjectFusion, Jeong et al. 2023).
+
+    In float32, the angle by Kahan's formula, which loses nothing where the two are nearly parallel.
+    """
+    a, b = at_least_float32(h).flatten(1), at_least_float32(content).flatten(1)
+    length = a.norm(dim=1, keepdim=True)
+    tiny = torch.finfo(a.dtype).tiny
+    a_unit, b_unit = a / length.clamp(min=tiny), b / b.norm(dim=1, keepdim=True).clamp(min=tiny)
+    theta = 2 * torch.atan2((a_unit - b_unit).norm(dim=1, keepdim=True), (a_unit + b_unit).norm(dim=1, keepdim=True))
     small = theta.sin() < 1e-6
     safe = torch.where(small, torch.ones_like(theta), theta)
     first = torch.where(small, 1 - ratio + 0 * theta, ((1 - ratio) * safe).sin() / safe.sin())
     second = torch.where(small, ratio + 0 * theta, (ratio * safe).sin() / safe.sin())
-    return (first * a + second * b).view(h.shape).to(h)
+    return (length * (first * a_unit + second * b_unit)).view(h.shape).to(h)
 
 
 def calibration_shift(plain: Tensor, edited: Tensor, omega: float) -> Tensor:
@@ -82,22 +146,12 @@ def calibration_shift(plain: Tensor, edited: Tensor, omega: float) -> Tensor:
     return mean + ratio * (edited - mean) - plain - omega * (edited - plain)
 
 
-def calibrated(moved: Tensor, shift: Tensor, sigma: float, following: float) -> Tensor:
-    """What a first-order sampler at x must see, to step as the plain model steps from x + shift.
-
-    There x' = D(x + shift) + rho (x + shift - D(x + shift)) with rho = following / sigma. A sampler makes
-    x' = D' + rho (x - D'), so D' = D(x + shift) + rho / (1 - rho) shift.
-    """
-    rho = following / sigma
-    return moved + rho / (1 - rho) * shift
-
-
 def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """PCA of h over samples [N ...]: mean [...], components [count ...] of length 1, deviations [count] along them.
 
     (Haas et al. 2023, arXiv 2303.11073.) Signs are fixed: the largest number of a component is positive.
     """
-    flat = bottlenecks.flatten(1).double()
+    flat = widest(bottlenecks.flatten(1))
     mean = flat.mean(0)
     _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
     rows = rows[:count]

@@ -40,6 +40,12 @@ def respaced(respacing: str, steps: int = 1000) -> list[int]:
     return _sections(counts, steps)
 
 
+def respacing_of(count: int, steps: int = 1000) -> str:
+    """How the published DiffAE keeps `count` steps: "ddimN" where one stride leaves so many, else evenly, "N"."""
+    strides = {len(range(0, steps, stride)) for stride in range(1, steps)}
+    return f"ddim{count}" if count in strides else str(count)
+
+
 def _one_stride(count: int, steps: int) -> list[int]:
     for stride in range(1, steps):
         if len(range(0, steps, stride)) == count:
@@ -96,8 +102,28 @@ class Transition:
         return math.log(self.posterior if self.p else self.floor)
 
 
-def transitions(sigmas: Sequence[float]) -> list[Transition]:
-    """The steps of a falling list of sigmas that ends with 0."""
+def without_repeats(sigmas: Sequence[float]) -> list[float]:
+    """A level that is repeated makes no step."""
+    return [sigma for index, sigma in enumerate(sigmas) if index == 0 or sigma != sigmas[index - 1]]
+
+
+def transitions(sigmas: Sequence[float], may_rise: bool = False) -> list[Transition]:
+    """The steps of a list of sigmas, falling unless they `may_rise`, none repeated.
+
+    `floor` belongs to the whole chain: of one that is cut before its last step alone it is beta, the posterior's limit
+    for a step before that comes from far above. Raises ValueError for other lists.
+    """
+    if 0 in sigmas[:-1]:
+        raise ValueError(
+            f"the noise levels reach 0 at number {list(sigmas).index(0) + 1} of {len(sigmas)}, and no step leads away "
+            "from there; split the sigmas at the 0"
+        )
+    rising = [(s, p) for s, p in zip(sigmas[:-1], sigmas[1:], strict=True) if p > s]
+    if rising and not may_rise:
+        raise ValueError(
+            "the noise levels rise (from {:.4g} to {:.4g}), and this sampler has no formula for that; use DDIM "
+            "Inversion, or DDIM Sampler with eta 0".format(*rising[0])
+        )
     pairs = list(zip(sigmas[:-1], sigmas[1:], strict=True))
     floor = Transition(*pairs[-2], 0.0).posterior if len(pairs) > 1 else Transition(*pairs[-1], 0.0).beta
     return [Transition(s, p, floor) for s, p in pairs]
@@ -148,8 +174,11 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor], None]  # (index, x, denoised, s
 
 
 def ddim_step(x: Tensor, denoised: Tensor, step: Transition, eta: float, noise: Tensor | None) -> Tensor:
-    """DDIM (Song et al. 2020, eq. 12): sigma_up = eta p sqrt(s^2 - p^2) / s, the rest points along x - denoised."""
-    up = eta * step.p * math.sqrt(step.s**2 - step.p**2) / step.s
+    """DDIM (Song et al. 2020, eq. 12): sigma_up = eta p sqrt(s^2 - p^2) / s, the rest points along x - denoised.
+
+    With eta 0 it holds for rising levels too.
+    """
+    up = eta * step.p * math.sqrt(step.s**2 - step.p**2) / step.s if eta else 0.0
     down = math.sqrt(step.p**2 - up**2)
     x = denoised + (down / step.s) * (x - denoised)
     return x if noise is None else x + up * noise
@@ -166,9 +195,10 @@ def sample_ddim(
 ) -> Tensor:
     """x at sigmas[0] -> x0 by DDIM; guided through the score, denoised + sigma^2 G, which is not clipped again.
 
-    `eta` may be a function of sigma.
+    `eta` may be a function of sigma. With eta 0 levels may rise: then x0 goes back to its noise. Raises ValueError as
+    `transitions` does.
     """
-    for index, step in enumerate(transitions(sigmas)):
+    for index, step in enumerate(transitions(sigmas, may_rise=eta == 0)):
         sigma = x.new_full((len(x),), step.s)
         denoised, _ = predict(x, sigma)
         grad = gradient(x, sigma) if gradient else None

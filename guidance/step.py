@@ -10,6 +10,8 @@ from torch import Tensor
 from .score import shift_per_gradient
 from .tensors import append_dims, norm
 
+FURTHEST = 128.0
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x = x0 + sigma noise, sigma [B]) -> denoised
 Energy = Callable[[Tensor, Tensor], Tensor]  # (x, sigma [B]) -> [B], lower is better; sigma 0: x is clean
 
@@ -24,6 +26,7 @@ class Step:
     flow: bool = False
     data_std: float = 1.0  # root mean square of clean data, for `clean_variance`
     pull_back: Callable[[Tensor], Tensor] | None = None  # c -> J^T c with J = d denoised / dx; None: not available
+    now: float = 1.0  # how far the sampler moves x for a shift of `denoised` by 1: `guidance.samplers.Move.now`
 
     @property
     def distance(self) -> Tensor:
@@ -44,6 +47,14 @@ class Step:
         """
         a = 1 - self.sigma if self.flow else 1.0
         return (self.data_std * self.sigma) ** 2 / ((a * self.data_std) ** 2 + self.sigma**2)
+
+    @property
+    def furthest(self) -> Tensor:
+        """FURTHEST standard deviations of x0 given x, as a length, [B]: no direction of an energy is longer.
+
+        It does not depend on where the sample is, so no sample can leave for good, whatever the energy.
+        """
+        return FURTHEST * (self.x[0].numel() * self.clean_variance).sqrt()
 
     @property
     def reach(self) -> Tensor:

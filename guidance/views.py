@@ -60,15 +60,17 @@ def _resized(pictures: Tensor, height: int, width: int) -> Tensor:
 
 
 def centred(pictures: Tensor, height: int, width: int) -> Tensor:
-    """The largest centred part [B C ...] with the aspect of height x width, at that size."""
+    """The largest centred part [B C ...] with the aspect of height x width, at that size.
+
+    Cutting is a slice; where an odd number of rows or columns goes, one more goes at the end.
+    """
     rows, columns = pictures.shape[2:]
     scale = max(height / rows, width / columns)
     inner = max(height, round(rows * scale)), max(width, round(columns * scale))
     if inner != (rows, columns):
         pictures = _resized(pictures, *inner)
-    return (
-        _geometry().center_crop(pictures, (height, width), align_corners=True) if inner != (height, width) else pictures
-    )
+    top, left = (inner[0] - height) // 2, (inner[1] - width) // 2
+    return pictures[:, :, top : top + height, left : left + width]
 
 
 def clamped(pictures: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Facts:
     image_size: int
     """Side in pixels of the pictures it was trained on."""
     schedule: str = "linear"
-    """Name of its noise schedule (`models.denoiser.BETAS`)."""
+    """Name of its noise schedule (`models.schedule.BETAS`)."""
     training_steps: int = 1000
     """Timesteps of that schedule."""
     rescale_timesteps: bool = False

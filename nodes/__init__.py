@@ -3,21 +3,20 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    apply_guides,
     cfg,
     guides,
     hspace,
-    hspace_images,
+    hspace_pictures,
     hspace_training,
     loaders,
     pictures,
     pixels,
-    samplers,
     sampling,
     semantic,
     semantic_loaders,
-    steering,
 )
-from .host.folders import register_folders
+from .host.files import register_folders
 
 
 class GuidanceExtension(ComfyExtension):
@@ -28,15 +27,14 @@ class GuidanceExtension(ComfyExtension):
         return [
             *loaders.NODES,
             *guides.NODES,
-            *steering.NODES,
+            *apply_guides.NODES,
             *cfg.NODES,
             *sampling.NODES,
             *semantic_loaders.NODES,
             *semantic.NODES,
             *hspace.NODES,
-            *hspace_images.NODES,
+            *hspace_pictures.NODES,
             *hspace_training.NODES,
-            *samplers.NODES,
             *pixels.NODES,
             *pictures.NODES,
         ]

@@ -10,34 +10,24 @@ from torch import Tensor
 from ..guidance.weight import LANGUAGE, Weight
 from . import sockets
 from .cfg_methods import method_input, plan_from
-from .host.cfg_guider import MODEL, NEGATIVE, PARENT, REFERENCES, CombinedGuider, Condition
-from .host.cfg_run import OWN_SCALE, Plan, patched, scale_curve
+from .host.cfg.condition import MODEL, NEGATIVE, PARENT, REFERENCES, Condition
+from .host.cfg.guider import CombinedGuider
+from .host.cfg.plan import OWN_SCALE, Plan
+from .host.cfg.run import patched, scale_curve
 from .host.errors import GuidanceNode, about
 from .plot import Panel, plot
+from .widgets import window_inputs
 
 CATEGORY = "guidance/cfg"
 AXIS = "log10 sigma (noise right, picture left)"
 
 
-def window_inputs() -> list[Any]:
+def curve_inputs() -> list[Any]:
+    """When guidance acts, and how strongly within its window."""
     return [
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Where in the run guidance begins; 0 is pure noise.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Where it ends; 1 is the finished picture. Outside, what isn't needed is not evaluated.",
+        *window_inputs(
+            "Where in the run guidance begins; 0 is pure noise.",
+            "Where it ends; 1 is the finished picture. Outside, what isn't needed is not evaluated.",
         ),
         io.String.Input("curve", default="constant", advanced=True, tooltip=f"Strength in the window: {LANGUAGE}."),
     ]
@@ -70,7 +60,7 @@ class CFGCondition(GuidanceNode):
                     "(InstructPix2Pix), a weaker model (autoguidance), itself with perturbed attention (PAG), a random "
                     "condition (ICG) or another time (TSG).",
                 ),
-                *window_inputs(),
+                *curve_inputs(),
                 io.Mask.Input("mask", optional=True, tooltip="White: where the condition counts."),
                 sockets.Condition.Input("parent", optional=True, tooltip="For reference = parent."),
                 io.Model.Input("model", optional=True, tooltip="For reference = model: the weaker model."),
@@ -168,7 +158,7 @@ class CFGPatch(GuidanceNode):
                     step=0.1,
                     tooltip="Within the window; outside it is 1. 0: the sampler's own cfg.",
                 ),
-                *window_inputs(),
+                *curve_inputs(),
             ],
             outputs=[io.Model.Output(), io.Image.Output(display_name="scales")],
         )

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..guidance.cfg_branches import MagnitudeAware, PerpNeg, Tangential, ZeroStar
 from ..guidance.cfg_direction import Bands, Cap, Momentum, Parallel
 from ..guidance.cfg_result import DynamicThreshold, History, MimicThreshold, Rescale
-from .host.cfg_run import Plan
+from .host.cfg.plan import Plan
 
 
 @dataclass(frozen=True)

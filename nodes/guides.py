@@ -11,10 +11,10 @@ from ..guidance.clip_energy import DISTANCES
 from ..guidance.structure_energy import METHODS
 from ..guidance.weight import CURVES, Weight
 from . import sockets
-from .host.classifier import HostClassifier
-from .host.encoder import Encoder
 from .host.errors import GuidanceNode, about
-from .host.guides import (
+from .host.guides.classifier import HostClassifier
+from .host.guides.encoder import Encoder
+from .host.guides.guide import (
     Guide,
     classifier_guide,
     content_guide,
@@ -23,8 +23,9 @@ from .host.guides import (
     style_guide,
     text_guide,
 )
-from .host.pixel_model import to_pixels
+from .host.pictures import to_pixels
 from .pixels import CLASS_LABEL_TOOLTIP
+from .widgets import weight_input, window_inputs
 
 CATEGORY = "guidance/guides"
 FRESH, FIXED = "fresh", "fixed"
@@ -37,32 +38,18 @@ LAYERS_TOOLTIP = (
 def weight_inputs(default: float = 1.0, start: float = 0.1, end: float = 0.9) -> list[Any]:
     """What every guide has, in this order."""
     return [
-        io.Float.Input(
-            "weight",
-            default=default,
-            min=-1000.0,
-            max=1000.0,
-            step=0.05,
-            tooltip="Strength. 1 is usable as it is: the paper's own scale for noise-aware encoders, a third of the "
-            "model's own step for others. 0 is off, negative pushes away.",
+        weight_input(
+            default,
+            1000.0,
+            "Strength. 1 is usable as it is: the paper's own scale for noise-aware encoders, a third of the model's "
+            "own step for others. 0 is off, negative pushes away.",
+            name="weight",
         ),
-        io.Float.Input(
-            "start_percent",
-            default=start,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Where in the run the guide begins; 0 is pure noise.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=end,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Where it ends; 1 is the finished picture. Outside its window a guide costs nothing.",
+        *window_inputs(
+            "Where in the run the guide begins; 0 is pure noise.",
+            "Where it ends; 1 is the finished picture. Outside its window a guide costs nothing.",
+            start,
+            end,
         ),
         io.Combo.Input(
             "curve", options=list(CURVES), default="constant", advanced=True, tooltip="Strength within the window."

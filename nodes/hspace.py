@@ -14,27 +14,22 @@ from ..guidance.sampling import sample_ddim
 from ..guidance.weight import Weight
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.folders import choices, locate
-from .host.hspace import BOTH, SIDES, Application, Edit, applied, bottleneck_of, check_owner, check_width
-from .host.hspace_files import load_edits, save_edit
-from .host.hspace_search import SHEET, contrast, contrast_of_pictures, principal_components, sheet, start_noise
-from .host.inversion import require_vae, to_invert
-from .host.pixel_model import facts_of
-from .host.run_state import progress_function
-from .host.sampling import published_sampler
-from .host.sight import is_pixel_model
+from .host.files import choices, load_edits, locate, save_edit
+from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
+from .host.hspace.run import applied
+from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
+from .host.model import is_pixel_model, latent_shape, progress_function
+from .host.pictures import require_vae, to_invert
+from .host.sampling import published_sampler, start_noise
+from .widgets import seed_input, size_input, steps_input, weight_input, window_inputs
 
 CATEGORY = "guidance/h-space"
 HSPACE_TOOLTIP = "Load HSpace Direction, Discover HSpace, or several through Combine HSpace."
 
 
-def window_inputs(end: float, meaning: str) -> list[Any]:
+def edit_window(end: float, meaning: str) -> list[Any]:
     """Where in the run h is edited."""
-    span: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
-    return [
-        io.Float.Input("start_percent", default=0.0, tooltip="Where in the run it begins.", **span),
-        io.Float.Input("end_percent", default=end, tooltip=f"Where it ends: {meaning}", **span),
-    ]
+    return window_inputs("Where in the run it begins.", f"Where it ends: {meaning}", end=end, advanced=False)
 
 
 class LoadHSpaceDirection(GuidanceNode):
@@ -140,15 +135,8 @@ class HSpaceEdit(GuidanceNode):
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
                 sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.05,
-                    tooltip="How far the dial is turned; below 0 the other way, 0 changes nothing.",
-                ),
-                *window_inputs(0.5, "the paper's t_edit. Early steps decide what is shown, late ones details."),
+                weight_input(1.0, 100.0, "How far the dial is turned; below 0 the other way, 0 changes nothing."),
+                *edit_window(0.5, "the paper's t_edit. Early steps decide what is shown, late ones details."),
                 io.Boolean.Input(
                     "asymmetric",
                     default=True,
@@ -192,7 +180,8 @@ class HSpaceEdit(GuidanceNode):
                 check_width(edit, model)
         if strength == 0 or start_percent == end_percent:
             return io.NodeOutput(model)
-        return io.NodeOutput(applied(model, Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)))
+        application = Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)
+        return io.NodeOutput(applied(model, application, application.patchers))
 
 
 class DiscoverHSpace(GuidanceNode):
@@ -213,28 +202,14 @@ class DiscoverHSpace(GuidanceNode):
                     tooltip="contrast: positive less negative. pca: principal components of samples of positive.",
                 ),
                 io.Conditioning.Input("positive", tooltip="What the direction leads to; with pca what is sampled."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise; sample i has seed + i.",
-                ),
+                seed_input("Of the noise; sample i has seed + i."),
                 io.Int.Input("samples", default=16, min=2, max=512, tooltip="Pictures to learn from."),
                 io.Int.Input(
                     "components", default=4, min=1, max=16, tooltip="With pca: how many are shown on the sheet."
                 ),
                 io.Int.Input("component", default=1, min=1, max=16, tooltip="With pca: which one is handed on."),
-                io.Int.Input("steps", default=20, min=2, max=200, tooltip="Of each sample."),
-                io.Int.Input(
-                    "size",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    step=8,
-                    tooltip="Side of the pictures in pixels. The pack's own models have theirs.",
-                ),
+                steps_input(20, "Of each sample.", most=200),
+                size_input("Side of the pictures in pixels. The pack's own models have theirs."),
                 io.Conditioning.Input("negative", optional=True, tooltip="With contrast: what it leads away from."),
                 io.Vae.Input("vae", optional=True, tooltip="For models on latents: to draw the sheet."),
                 io.Image.Input(
@@ -305,14 +280,6 @@ def image_sets(positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor
             sizes = [f"{images.shape[2]} x {images.shape[1]}" for images in (positive, negative)]
             raise ValueError(f"both sets need one size, and they have {sizes[0]} and {sizes[1]}; scale one of them")
     return positive, negative
-
-
-def latent_shape(model: Any, size: int) -> tuple[int, ...]:
-    """[C h w] of the model's latents for pictures of that side."""
-    facts = facts_of(model)
-    latent_format = model.model.latent_format
-    side = (facts.image_size if facts is not None else size) // latent_format.spacial_downscale_ratio
-    return latent_format.latent_channels, side, side
 
 
 def decoded(model: Any, vae: Any, latents: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -11,15 +12,17 @@ from torch import Tensor
 
 from ..guidance.hspace_training import LOSSES
 from . import sockets
-from .host.encoder import Encoder
 from .host.errors import GuidanceNode, about
-from .host.guides import fingerprint
-from .host.hspace import bottleneck_of
-from .host.hspace_search import start_noise
-from .host.hspace_training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
-from .host.inversion import inversion_sigmas, no_conditioning, require_vae, to_invert
-from .host.semantic import as_json
-from .hspace import CATEGORY, latent_shape
+from .host.guides.encoder import Encoder
+from .host.guides.guide import fingerprint
+from .host.hspace.edit import bottleneck_of
+from .host.hspace.training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
+from .host.inversion import inversion_sigmas, no_conditioning
+from .host.model import latent_shape
+from .host.pictures import require_vae, to_invert
+from .host.sampling import start_noise
+from .hspace import CATEGORY
+from .widgets import seed_input, size_input, steps_input
 
 
 class TrainHSpaceDirection(GuidanceNode):
@@ -43,10 +46,10 @@ class TrainHSpaceDirection(GuidanceNode):
                     tooltip="One direction for all pictures and noise levels, one for each of 8 ranges of the run, or "
                     "the paper's small network, which reads h.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Picture i has seed + i."),
+                seed_input("Picture i has seed + i.", changes=False),
                 io.Int.Input("samples", default=16, min=1, max=4096, tooltip="Pictures to learn on, without images."),
                 io.Int.Input("rounds", default=10, min=1, max=1000, tooltip="How often each picture is gone through."),
-                io.Int.Input("steps", default=20, min=2, max=1000, tooltip="Of a run. The paper has 40."),
+                steps_input(20, "Of a run. The paper has 40."),
                 io.Float.Input(
                     "end_percent",
                     default=0.5,
@@ -94,14 +97,8 @@ class TrainHSpaceDirection(GuidanceNode):
                 io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
                 io.Vae.Input("vae", optional=True, tooltip="For models on latents."),
                 io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. SD1.5, SDXL: needed."),
-                io.Int.Input(
-                    "size",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    step=8,
-                    advanced=True,
-                    tooltip="Side of the pictures in pixels, without images. The pack's own models have theirs.",
+                size_input(
+                    "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),
             ],
             outputs=[sockets.HSpace.Output(display_name="hspace"), io.String.Output(display_name="report")],
@@ -136,7 +133,9 @@ class TrainHSpaceDirection(GuidanceNode):
         noise = start_noise(model, latent_shape(model, size), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))
-        return io.NodeOutput([training.trainee.edit(model)], as_json(report_of(training, known, len(starts), began)))
+        return io.NodeOutput(
+            [training.trained.edit(model)], json.dumps(report_of(training, known, len(starts), began), indent=1)
+        )
 
 
 def report_of(training: Training, known: int, batches: int, began: float) -> dict[str, Any]:

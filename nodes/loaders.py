@@ -15,14 +15,16 @@ from ..models.diffae import DIFFAE, decoder_of
 from ..models.registry import load_checkpoint
 from ..models.told import AUTO, Told, remark
 from . import sockets
-from .host.classifier import load_classifier
-from .host.clip_vision import encoder_from
-from .host.encoder import Encoder, load_encoder
-from .host.errors import GuidanceNode, about
-from .host.folders import choices, locate
-from .host.notices import noticed
-from .host.pixel_model import clamp_denoised, guesses_of, load_pixel_model, vae_of
+from .host.errors import GuidanceNode, about, noticed
+from .host.files import choices, locate
+from .host.guides.classifier import load_classifier
+from .host.guides.clip_vision import encoder_from
+from .host.guides.encoder import Encoder, load_encoder
+from .host.model import guesses_of
+from .host.pictures import vae_of
+from .host.pixel_model import clamp_denoised, load_pixel_model
 from .told_inputs import attention_inputs, picture_inputs, training_inputs
+from .widgets import precision_input
 
 
 def open_model(path: str, told: Told) -> Checkpoint:
@@ -67,15 +69,16 @@ class LoadModel(GuidanceNode):
                 *training_inputs(),
                 *attention_inputs(),
                 *picture_inputs(),
+                precision_input(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def run(cls, model_name: str, clip_denoised: bool, **choices: Any) -> io.NodeOutput:
+    def run(cls, model_name: str, clip_denoised: bool, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
         with about("model_name"):
             path, told = locate("models", model_name), Told(**choices)
-            model = load_pixel_model(partial(open_decoder, path, told))
+            model = load_pixel_model(partial(open_decoder, path, told), precision)
         ui = noticed(remark(model_name, guesses_of(model)))
         return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)
 

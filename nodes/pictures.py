@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle, islice
 
 import torch
 from comfy_api.latest import io
@@ -13,7 +14,7 @@ from torch.nn.functional import interpolate, pad
 from .host.errors import GuidanceNode, about
 
 GAP = 2  # pixels between pictures
-CAPTION = 12  # pixels of height
+CAPTION, TITLE = 12, 16  # pixels of height
 
 
 def split_labels(text: str) -> list[str]:
@@ -21,31 +22,43 @@ def split_labels(text: str) -> list[str]:
     return [part.strip() for part in text.replace(";", "\n").split("\n")] if text.strip() else []
 
 
-def caption(text: str, width: int) -> Tensor:
-    """One line of text [CAPTION width 3] in [0, 1], dark on white."""
-    strip = Image.new("L", (width, CAPTION), 255)
-    ImageDraw.Draw(strip).text((1, 0), text, fill=0, font=ImageFont.load_default(10))
-    values = torch.tensor(list(strip.tobytes()), dtype=torch.float32).view(CAPTION, width, 1)
+def line(text: str, width: int, height: int) -> Tensor:
+    """One line of text [height width 3] in [0, 1], dark on white."""
+    strip = Image.new("L", (width, height), 255)
+    ImageDraw.Draw(strip).text((1, 0), text, fill=0, font=ImageFont.load_default(height - 2))
+    values = torch.tensor(list(strip.tobytes()), dtype=torch.float32).view(height, width, 1)
     return (values / 255).expand(-1, -1, 3)
 
 
-def contact_sheet(images: Tensor, columns: int, labels: list[str], scale: int) -> Tensor:
-    """[B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing, captions above them.
-
-    One label is repeated for all; fewer labels than pictures start again from the first. columns 0 makes a square.
-    """
-    count = len(images)
-    columns = columns or math.ceil(math.sqrt(count))
-    tiles = interpolate(images.movedim(-1, 1), scale_factor=scale, mode="nearest").movedim(1, -1)
-    if labels:
-        width = tiles.shape[2]
-        tops = torch.stack([caption(labels[index % len(labels)], width) for index in range(count)])
+def sheet_row(tiles: Tensor, columns: int, captions: list[str], title: str) -> Tensor:
+    """[n h w 3], n <= columns -> [H W 3]: the pictures side by side, captions above them, the title above all; a row
+    whose captions are all empty has no room for them, and so with the title."""
+    if any(captions):
+        tops = torch.stack([line(text, tiles.shape[2], CAPTION) for text in captions])
         tiles = torch.cat([tops.to(tiles), tiles], dim=1)
     tiles = pad(tiles, (0, 0, GAP, GAP, GAP, GAP), value=1.0)
-    rows = math.ceil(count / columns)
-    blank = tiles.new_ones(rows * columns - count, *tiles.shape[1:])
-    grid = torch.cat([tiles, blank]).view(rows, columns, *tiles.shape[1:])
-    return grid.transpose(1, 2).reshape(1, rows * tiles.shape[1], columns * tiles.shape[2], 3)
+    blank = tiles.new_ones(columns - len(tiles), *tiles.shape[1:])
+    row = torch.cat([tiles, blank]).transpose(0, 1).flatten(1, 2)
+    return torch.cat([line(title, row.shape[1], TITLE).to(row), row]) if title else row
+
+
+def contact_sheet(batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]) -> Tensor:
+    """Batches [B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
+
+    One label is repeated for all; fewer labels than pictures start again from the first. With titles each batch begins
+    a row, under its own. columns 0 makes a square. Raises ValueError for more titles than batches.
+    """
+    if len(titles) > len(batches):
+        raise ValueError(f"one title for each batch of images is needed, these are {len(titles)} for {len(batches)}")
+    columns = columns or math.ceil(math.sqrt(sum(map(len, batches))))
+    groups = batches if titles else [torch.cat(batches)]
+    captions = cycle(labels or [""])
+    rows = []
+    for images, title in zip(groups, [*titles, *[""] * len(groups)], strict=False):
+        for place, part in enumerate(images.split(columns)):
+            tiles = interpolate(part.movedim(-1, 1), scale_factor=scale, mode="nearest").movedim(1, -1)
+            rows.append(sheet_row(tiles, columns, list(islice(captions, len(part))), "" if place else title))
+    return torch.cat(rows)[None]
 
 
 class ContactSheet(GuidanceNode):
@@ -75,12 +88,19 @@ class ContactSheet(GuidanceNode):
                     tooltip="Captions, one a line; they start again when they run out.",
                 ),
                 io.Int.Input("scale", default=4, min=1, max=16, tooltip="Each pixel becomes a square of this side."),
+                io.String.Input(
+                    "titles",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="Titles of the batches, one a line. Each batch then begins a row, under its title.",
+                ),
             ],
             outputs=[io.Image.Output()],
         )
 
     @classmethod
-    def run(cls, images: dict[str, Tensor], columns: int, labels: str, scale: int) -> io.NodeOutput:
+    def run(cls, images: dict[str, Tensor], columns: int, labels: str, scale: int, titles: str = "") -> io.NodeOutput:
         batches = [batch[..., :3] for batch in images.values() if batch is not None]
         with about("images"):
             if not batches:
@@ -88,7 +108,9 @@ class ContactSheet(GuidanceNode):
             sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
             if len(sizes) > 1:
                 raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
-        return io.NodeOutput(contact_sheet(torch.cat(batches), columns, split_labels(labels), scale))
+        with about("titles"):
+            sheet = contact_sheet(batches, columns, split_labels(labels), scale, split_labels(titles))
+        return io.NodeOutput(sheet)
 
 
 NODES: list[type[io.ComfyNode]] = [ContactSheet]

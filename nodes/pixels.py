@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
+from .host.conditioning import class_conditioning, with_picture
 from .host.errors import GuidanceNode, about
-from .host.pixel_model import LOW_RES, class_conditioning, empty_pixels, facts_of, to_pixels
+from .host.model import facts_of
+from .host.pictures import empty_pixels, to_pixels
 
 CLASS_LABEL_TOOLTIP = (
     "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "
@@ -112,7 +114,7 @@ class UpscaleConditioning(GuidanceNode):
     def run(cls, conditioning: list[Any], image: Tensor) -> io.NodeOutput:
         with about("image"):
             low_res = to_pixels(image)
-        return io.NodeOutput([[value, {**extra, LOW_RES: low_res}] for value, extra in conditioning])
+        return io.NodeOutput(with_picture(conditioning, low_res))
 
 
 NODES: list[type[io.ComfyNode]] = [EmptyPixelLatent, ClassConditioning, UpscaleConditioning]

@@ -1,4 +1,4 @@
-"""The classifier-guided run of the ADM paper."""
+"""The published samplers, their noise levels and their inverse, and the classifier-guided run of the ADM paper."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
-from ..guidance.noise import StepNoise
-from ..guidance.sampling import sample_ddim, sample_ddpm
+from ..guidance.sampling import VARIANCES, sample_ddim, sample_ddpm
 from . import sockets
-from .host.classifier import HostClassifier
+from .host.conditioning import class_conditioning
 from .host.errors import GuidanceNode, about
-from .host.pixel_model import class_conditioning, facts_of
-from .host.sampling import Loop, batch_indices, classifier_gradient, fitted, published_sampler, respaced_sigmas, run
+from .host.guides.classifier import HostClassifier, classifier_gradient
+from .host.inversion import inversion_sigmas, invert_latent, shown
+from .host.model import facts_of
+from .host.pictures import to_invert
+from .host.sampling import Loop, batch_indices, fitted, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
+from .widgets import seed_input, steps_input
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
     "ddim": lambda eta: partial(sample_ddim, eta=eta),  # Algorithm 2
@@ -47,21 +51,8 @@ class ClassifierGuidedSampler(GuidanceNode):
                 io.Latent.Input(
                     "latent_image", tooltip="Empty Pixel Latent, or a picture through VAE Encode with denoise below 1."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Noise of the first image; the next ones use seed + 1, seed + 2, ...",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=25,
-                    min=2,
-                    max=1000,
-                    tooltip="Network evaluations. 25 for ddim, 100 to 250 for ddpm.",
-                ),
+                seed_input("Noise of the first image; the next ones use seed + 1, seed + 2, ..."),
+                steps_input(25, "Network evaluations. 25 for ddim, 100 to 250 for ddpm."),
                 io.Combo.Input(
                     "algorithm",
                     options=list(ALGORITHMS),
@@ -137,9 +128,7 @@ class ClassifierGuidedSampler(GuidanceNode):
         guidance = classifier_gradient(classifier, torch.tensor(labels), guidance_scale)
         indices = batch_indices(latent_image)
         loop = ALGORITHMS[algorithm](eta)
-        sampler = published_sampler(
-            loop, False, guidance, noise=lambda x: StepNoise(x, seed, indices), from_noise=denoise == 1
-        )
+        sampler = published_sampler(loop, False, guidance, from_noise=denoise == 1, indices=indices)
         conditions = {"positive": positive or cls.own_conditioning(model, classifier, labels)}
         return io.NodeOutput(run(classifier.beside(model), conditions, sampler, sigmas, latent_image, seed))
 
@@ -151,4 +140,129 @@ class ClassifierGuidedSampler(GuidanceNode):
         return class_conditioning(labels if same else [NO_CLASS])
 
 
-NODES: list[type[io.ComfyNode]] = [ClassifierGuidedSampler]
+CLIP_TOOLTIP = "Clamp the predicted picture to [-1, 1], before guides. For pixel models; leave it off for latent ones."
+
+
+class DDPMSampler(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_DDPMSampler",
+            display_name="DDPM Sampler (published)",
+            category="guidance/sampling",
+            description="Ancestral sampling exactly as in the papers' code, learned variance included. For "
+            "SamplerCustomAdvanced, with Respaced Sigmas.",
+            search_aliases=["ancestral", "ADM", "improved DDPM", "learned sigma"],
+            inputs=[
+                io.Combo.Input(
+                    "variance",
+                    options=list(VARIANCES),
+                    default="auto",
+                    tooltip="Variance of a step. auto: learned where the network predicts it, else fixed large.",
+                ),
+                io.Boolean.Input("clip_denoised", default=True, tooltip=CLIP_TOOLTIP),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def run(cls, variance: str, clip_denoised: bool) -> io.NodeOutput:
+        return io.NodeOutput(published_sampler(partial(sample_ddpm, variance=VARIANCES[variance]), clip_denoised))
+
+
+class DDIMSampler(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_DDIMSampler",
+            display_name="DDIM Sampler (published)",
+            category="guidance/sampling",
+            description="DDIM with any eta exactly as in the papers' code. For SamplerCustomAdvanced, with Respaced "
+            "Sigmas.",
+            search_aliases=["DDIM", "eta"],
+            inputs=[
+                io.Float.Input(
+                    "eta", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Fresh noise: 0 none, 1 as much as DDPM."
+                ),
+                io.Boolean.Input("clip_denoised", default=True, tooltip=CLIP_TOOLTIP),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def run(cls, eta: float, clip_denoised: bool) -> io.NodeOutput:
+        return io.NodeOutput(published_sampler(partial(sample_ddim, eta=eta), clip_denoised))
+
+
+class RespacedSigmas(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_RespacedSigmas",
+            display_name="Respaced Sigmas",
+            category="guidance/sampling",
+            description="Noise levels of the training steps that the papers' code keeps. The host's schedulers "
+            "keep others, also under the same names.",
+            search_aliases=["timestep respacing", "ddim25", "scheduler"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose training schedule is respaced."),
+                io.String.Input(
+                    "respacing",
+                    default="ddim25",
+                    tooltip='"250" (evenly, both ends), "ddim25" (one stride), "10,10,3,2,2" (sections), "linspace40".',
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def run(cls, model: Any, respacing: str) -> io.NodeOutput:
+        with about("respacing"):
+            return io.NodeOutput(respaced_sigmas(model, respacing))
+
+
+class DDIMInversion(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_DDIMInversion",
+            display_name="DDIM Inversion",
+            category="guidance/sampling",
+            description="Finds the noise x_T from which the deterministic sampler draws a given picture again. "
+            "For eps, v and flow models.",
+            search_aliases=["x_T", "invert", "noise inversion", "unsample"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will draw the picture again."),
+                io.Image.Input("image", tooltip="The picture, of a size the model can draw."),
+                steps_input(50, "Network evaluations, plus one. More is closer."),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="What the picture shows; pixel models can do without."
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Needed where the model works on latents."),
+                io.String.Input(
+                    "respacing",
+                    default="",
+                    advanced=True,
+                    tooltip='Kept training steps: "250", "ddim25", "linspace40". Empty: steps, evenly.',
+                ),
+            ],
+            outputs=[io.Noise.Output(display_name="x_T"), io.Latent.Output(display_name="x_T latent")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        image: Tensor,
+        steps: int,
+        conditioning: list[Any] | None = None,
+        vae: Any = None,
+        respacing: str = "",
+    ) -> io.NodeOutput:
+        with about("respacing" if respacing.strip() else "steps"):
+            sigmas = inversion_sigmas(model, steps, respacing.strip())
+        condition = shown(model, conditioning)
+        return io.NodeOutput(*invert_latent(model, to_invert(model, image, vae), condition, sigmas))
+
+
+NODES: list[type[io.ComfyNode]] = [ClassifierGuidedSampler, DDPMSampler, DDIMSampler, RespacedSigmas, DDIMInversion]

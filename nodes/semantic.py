@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from ..guidance.latents import lerp, slerp
 from ..guidance.views import centred
 from . import sockets
 from .host.errors import GuidanceNode, about
+from .host.files import save_direction
 from .host.inversion import FixedNoise, SharedNoise, stochastic_encode, stochastic_sigmas
-from .host.pixel_model import to_pixels
-from .host.semantic import Codec, Direction, Semantic, as_json, empty_frames
+from .host.pictures import empty_pixels, to_pixels
+from .host.semantic.codec import Codec
+from .host.semantic.direction import Direction, Semantic
+from .widgets import seed_input, steps_input
 
 CATEGORY = "guidance/semantic"
 CODEC_TOOLTIP = "From Load Diffusion Autoencoder."
@@ -64,13 +68,7 @@ class StochasticEncode(GuidanceNode):
                 io.Model.Input("model", tooltip="Of Load Diffusion Autoencoder."),
                 sockets.Semantic.Input("semantic", tooltip="Of the same picture: Semantic Encode."),
                 io.Image.Input("image", tooltip="The picture; its middle is taken."),
-                io.Int.Input(
-                    "steps",
-                    default=100,
-                    min=1,
-                    max=1000,
-                    tooltip="Evaluations of the network. The paper has 250.",
-                ),
+                steps_input(100, "Evaluations of the network. The paper has 250.", least=1),
             ],
             outputs=[io.Noise.Output(), io.Latent.Output()],
         )
@@ -150,7 +148,9 @@ class SemanticInterpolate(GuidanceNode):
         z_sem = lerp(semantic_a.z_sem[:1], semantic_b.z_sem[:1], places)
         semantic = Semantic(z_sem, semantic_a.owner, semantic_a.fingerprint, semantic_a.image_size)
         if noise_a is None and noise_b is None:
-            return io.NodeOutput(semantic, SharedNoise(), empty_frames(frames, semantic.image_size))
+            return io.NodeOutput(
+                semantic, SharedNoise(), empty_pixels(frames, semantic.image_size, semantic.image_size)
+            )
         with about("noise_b" if noise_b is None or isinstance(noise_a, FixedNoise) else "noise_a"):
             if not isinstance(noise_a, FixedNoise) or not isinstance(noise_b, FixedNoise):
                 raise ValueError("both noises must be x_T of Stochastic Encode; connect two of them, or none")
@@ -194,7 +194,7 @@ class FitSemanticDirection(GuidanceNode):
     ) -> io.NodeOutput:
         with about("orthogonal_to" if orthogonal_to is not None else "positive and negative"):
             direction, report = codec.fit(positive, negative, method, orthogonal_to)
-        return io.NodeOutput(direction, as_json(report))
+        return io.NodeOutput(direction, json.dumps(report, indent=1))
 
 
 class MoveSemantic(GuidanceNode):
@@ -243,16 +243,9 @@ class SampleSemantic(GuidanceNode):
             search_aliases=["DiffAE", "latent prior", "unconditional", "few-shot"],
             inputs=[
                 sockets.Codec.Input("codec", tooltip="Of a file with a latent prior."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Code i depends on seed + i alone.",
-                ),
+                seed_input("Code i depends on seed + i alone."),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many codes."),
-                io.Int.Input("steps", default=100, min=1, max=1000, tooltip="Of the prior, which is small: cheap."),
+                steps_input(100, "Of the prior, which is small: cheap.", least=1),
                 sockets.SemanticDirection.Input(
                     "direction", optional=True, tooltip="Keep codes with this attribute; others are drawn again."
                 ),
@@ -284,7 +277,7 @@ class SampleSemantic(GuidanceNode):
                 codec.check(direction)
         with about("threshold" if direction is not None else "codec"):
             semantic, report = codec.sample(seed, batch_size, steps, direction, threshold)
-        return io.NodeOutput(semantic, as_json(report))
+        return io.NodeOutput(semantic, json.dumps(report, indent=1))
 
 
 class SaveSemanticDirection(GuidanceNode):
@@ -307,7 +300,7 @@ class SaveSemanticDirection(GuidanceNode):
     @classmethod
     def run(cls, direction: Direction, filename_prefix: str) -> io.NodeOutput:
         with about("filename_prefix"):
-            name = direction.save(filename_prefix)
+            name = save_direction(direction, filename_prefix)
         return io.NodeOutput(ui={"text": [name]})
 
 

@@ -9,15 +9,17 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.diffae.attributes import CELEBA
-from ..models.told import Told, remark
+from ..models.told import AUTO, Told, remark
 from . import sockets
-from .host.errors import GuidanceNode, about
-from .host.folders import choices, locate
-from .host.notices import noticed
-from .host.pixel_model import clamp_denoised, guesses_of, load_pixel_model, pixel_vae
-from .host.semantic import Codec, load_direction
+from .host.errors import GuidanceNode, about, noticed
+from .host.files import choices, load_direction, locate
+from .host.model import guesses_of
+from .host.pictures import pixel_vae
+from .host.pixel_model import clamp_denoised, load_pixel_model
+from .host.semantic.codec import Codec
 from .loaders import open_decoder, open_model
 from .told_inputs import attention_inputs, picture_inputs, training_inputs
+from .widgets import precision_input
 
 LOADERS = "guidance/loaders"
 
@@ -41,16 +43,17 @@ class LoadDiffusionAutoencoder(GuidanceNode):
                 *training_inputs(optional=True),
                 *attention_inputs(),
                 *picture_inputs(),
+                precision_input(),
             ],
             outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
         )
 
     @classmethod
-    def run(cls, model_name: str, **choices: Any) -> io.NodeOutput:
+    def run(cls, model_name: str, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
         with about("model_name"):
             path, told = locate("models", model_name), Told(**choices)
             codec = Codec(open_model(path, told))
-            model = load_pixel_model(partial(open_decoder, path, told))
+            model = load_pixel_model(partial(open_decoder, path, told), precision)
         ui = noticed(remark(model_name, guesses_of(model)))
         return io.NodeOutput(clamp_denoised(model), codec, pixel_vae(), ui=ui)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..models.denoiser import BETAS
+from ..models.schedule import BETAS
 from ..models.told import AUTO, HEADS, ORDERS, RESCALING
 
 STEPS = 10000  # more training steps nobody has

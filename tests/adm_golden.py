@@ -7,7 +7,7 @@ from pack.guidance.gradient import gradient
 from pack.guidance.sampling import respaced
 from pack.guidance.tensors import append_dims
 from pack.models.adm import network as adm
-from pack.models.denoiser import NoiseSchedule
+from pack.models.schedule import NoiseSchedule
 
 CASES = ("adm_uncond_learned_sigma", "adm_classcond_cosine_fixed")
 RENAMED = {

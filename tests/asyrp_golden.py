@@ -9,7 +9,7 @@ from pack.guidance.tensors import append_dims
 from pack.models.adm import network as adm
 from pack.models.asyrp.network import DeltaConfig, delta_block
 from pack.models.ddpm import network as ddpm
-from pack.models.denoiser import NoiseSchedule
+from pack.models.schedule import NoiseSchedule
 
 CASES = ("asyrp_ddpm_16px", "asyrp_improved_ddpm_16px")
 

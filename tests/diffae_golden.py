@@ -8,8 +8,8 @@ from pack.guidance.inversion import stochastic_code
 from pack.guidance.latents import sample_prior
 from pack.guidance.sampling import respaced, sample_ddim
 from pack.guidance.tensors import append_dims
-from pack.models.denoiser import NoiseSchedule
 from pack.models.diffae.network import DiffAEConfig, DiffusionAutoencoder, LatentConfig
+from pack.models.schedule import NoiseSchedule
 
 CASE = "diffae_16px"
 

@@ -2,6 +2,13 @@
 
 import torch
 
+PUBLISHED = {
+    "ddpm, learned": ("Guidance_DDPMSampler", {"variance": "auto"}),
+    "ddpm, fixed large": ("Guidance_DDPMSampler", {"variance": "fixed large"}),
+    "ddpm, fixed small": ("Guidance_DDPMSampler", {"variance": "fixed small"}),
+    "ddim, eta 1": ("Guidance_DDIMSampler", {"eta": 1.0}),
+    "ddim, eta 0": ("Guidance_DDIMSampler", {"eta": 0.0}),
+}
 KINDS = ["scenes_unet", "scenes_latent", "scenes_flow"]
 
 
@@ -45,3 +52,18 @@ def guide_of(execute, encoder, kind):
 
 def applied(execute, model, guides, vae=None, **options):
     return execute("Guidance_ApplyGuides", model=model, guides=guides, vae=vae, **options)[0]
+
+
+def published(execute, model, name, sigmas, latent=None, seed=5, batch=2):
+    """A run of one of the pack's samplers from unit noise, or on from a latent, over the sigmas given."""
+    import comfy.samplers
+
+    node, options = PUBLISHED[name]
+    (sampler,) = execute(node, **options, clip_denoised=False)
+    (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="star")
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": cond})
+    noise = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    noise, latent = (noise, torch.zeros_like(noise)) if latent is None else (torch.zeros_like(latent), latent)
+    with torch.inference_mode():
+        return guider.sample(noise, latent, sampler, sigmas, seed=seed, disable_pbar=True)

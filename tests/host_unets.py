@@ -90,7 +90,7 @@ def has_middle_patch():
 
 def edited(execute, model, direction, window=(0.0, 1.0), **options):
     """HSpace Edit with a direction [1 C h w]."""
-    from pack.nodes.host.hspace import direction_edit
+    from pack.nodes.host.hspace.edit import direction_edit
 
     start, end = window
     hspace = [direction_edit(direction, name="d")]

@@ -10,7 +10,7 @@ ALWAYS = {"start_percent": 0.0, "end_percent": 1.0}
 
 def apply_edit(execute, model, *directions, **options):
     """HSpace Edit with directions given as tensors or edits, in the whole run."""
-    from pack.nodes.host.hspace import Edit, direction_edit
+    from pack.nodes.host.hspace.edit import Edit, direction_edit
 
     edits = [one if isinstance(one, Edit) else direction_edit(one, name="d") for one in directions]
     return execute("Guidance_HSpaceEdit", model=model, hspace=edits, **{**ALWAYS, **options})[0]
@@ -101,6 +101,6 @@ def block(norm_first, channels=64, embedding=128):
 
 
 def moment(steps=10):
-    from pack.nodes.host.hspace import Moment
+    from pack.nodes.host.hspace.edit import Place
 
-    return Moment(5.0, 2.0, 0.3, steps)
+    return Place(5.0, 0.3, steps)

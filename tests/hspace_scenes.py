@@ -95,6 +95,7 @@ def predicted(model, scene, cfg=1.0, positive=None, noise=None, levels=(5.0, 2.0
         found.append(model(x, sigmas[0].expand(len(x)), **extra_args))
         return x
 
+    look.__name__ = "sample_euler"
     noise = scene.noise if noise is None else noise
     with torch.inference_mode():
         guider = comfy.samplers.CFGGuider(model)

@@ -45,7 +45,7 @@ def test_nodes_import_the_core_but_no_training_or_benchmark():
 
 def test_only_nodes_host_knows_the_hosts_insides():
     for path in files("nodes"):
-        if path.parent.name != "host":
+        if "host" not in path.relative_to(ROOT / "nodes").parts:
             assert not imports(path) & (HOST - {"nodes"}), path
 
 
@@ -63,6 +63,26 @@ def test_nothing_but_benchmarks_and_tests_imports_the_judge():
 def test_dev_and_the_host_server_use_the_standard_library_alone():
     assert imports(ROOT / "dev.py") <= {"bench"}
     assert imports(ROOT / "bench" / "host_server.py") == set()
+
+
+def test_the_host_rooms_are_small():
+    """A folder holds at most 12 files, a file 300 lines, a function 40."""
+    host = ROOT / "nodes" / "host"
+    for folder in {path.parent for path in files("nodes/host")}:
+        assert len(list(folder.glob("*.py"))) <= 12, folder
+    for path in host.rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 40, f"{path}: {node.name}"
+
+
+def test_a_room_imports_no_private_name_of_another():
+    for path in files("nodes"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
 
 
 def test_no_file_is_longer_than_its_concept():

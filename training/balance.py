@@ -14,21 +14,33 @@ class Balance:
     """
 
     BUCKETS = 50
+    SLOWEST = 0.02  # a new value's share of the running mean, after 50 values
 
     def __init__(self, steps: int, device: str, most: float = 20):
         """A level counts at most `most` times its share in the plain eps-MSE."""
         self.steps, self.most = steps, most
         self.typical = torch.ones(self.BUCKETS, device=device)  # running mean of the MSE in each range of t
-        self.seen = [0] * self.BUCKETS
+        self.seen = torch.zeros(self.BUCKETS, dtype=torch.long, device=device)
 
     def __call__(self, mse: Tensor, t: Tensor) -> Tensor:
         """[B], [B] -> [B]."""
         bucket = t * self.BUCKETS // self.steps
-        for index, value in zip(bucket.tolist(), mse.detach(), strict=True):
-            self.seen[index] += 1
-            self.typical[index].lerp_(value, max(0.02, 1 / self.seen[index]))
+        self.update(mse.detach(), bucket)
         relative = (self.typical.mean() / self.typical[bucket]).clamp(max=self.most)
         return mse * (0.5 + 0.5 * relative)
+
+    def update(self, values: Tensor, bucket: Tensor) -> None:
+        """Goes on as if the values [B] came one after another, m <- m + w (value - m) with w = max(.02, 1 / seen).
+
+        All at once: a value's part in the new mean is its w times the product of 1 - w of those that come after it.
+        """
+        member = bucket[:, None] == torch.arange(self.BUCKETS, device=bucket.device)  # [B buckets]
+        count = (self.seen + member.cumsum(0)).clamp(min=1).double()
+        share = (1 / count).clamp(min=self.SLOWEST) * member
+        kept = (1 - share).flip(0).cumprod(0).flip(0)  # of what stood before a value
+        after = torch.cat([kept[1:], torch.ones_like(kept[:1])])
+        self.typical.copy_(self.typical * kept[0] + (share * after * values[:, None]).sum(0))
+        self.seen += member.sum(0)
 
 
 def by_quarter(mse: Tensor, t: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.adm.network import Classifier, ClassifierConfig
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASS_NAMES, CLASSES, Scenes
@@ -40,13 +40,13 @@ class NoisyCrossEntropy:
         ab = schedule.alphas_cumprod
         self.signal, self.noise = ab.sqrt().float().to(device), (1 - ab).sqrt().float().to(device)
         self.curriculum = curriculum
-        self.seen = 0
+        self.seen = torch.zeros((), dtype=torch.float64, device=device)
 
     def __call__(
         self, network: nn.Module, scenes: Scenes, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x0, labels = scenes.image, scenes.attributes.labels()
-        reach = min(1.0, 0.1 + self.seen / self.curriculum)
+        reach = (0.1 + self.seen / self.curriculum).clamp(max=1.0)
         self.seen += len(x0)
         u = torch.rand(len(x0), generator=generator, device=x0.device)
         t = (u**1.5 * reach * len(self.signal)).long()

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from models.clip_noisy.network import ClipNoisy, ClipNoisyConfig
-from models.clip_noisy.words import indices
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
+from .captions import WORDS, Captions
 from .loop import Recipe, Run, arguments, train
-from .scenes import CLASSES, COLOURS, SHAPES, TEXTURES, Scenes
+from .scenes import CLASSES, Scenes
 
-WORDS = ("a", "an", "on", "the", "with", "background", "shape", *SHAPES, *COLOURS, *TEXTURES)
 CONFIG = ClipNoisyConfig(
     image_size=32,
     stem=(16, 16, 24),
@@ -38,35 +37,8 @@ CONFIG = ClipNoisyConfig(
 )
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, weight_decay=0.02, seed=2, ema=0.998)
 LOGIT_SCALE = 30.0  # exp(30 cos) is the likelihood ratio that the loss fits, so 30 is the exact guidance scale
-# At weight 1. Text and content: 4 x the exact scale, as SDG's 120 is of CLIP's; the others by their effect on scenes.
-GUIDE_SCALES = {"text": 120.0, "content": 120.0, "difference": 50.0, "self-similarity": 600.0, "style": 4e5}
-
-
-def phrase(names: list[str | None], short: bool) -> str:
-    """A caption of (shape, colour, background, texture), None for what is left unsaid."""
-    shape, colour, background, texture = names
-    noun = " ".join(word for word in (texture, colour, shape or "shape") if word)
-    text = f"a {noun}" + (f" on a {background}" if background else "")
-    return text.replace("a ", "") if short else text
-
-
-def single_captions(short: bool) -> list[str]:
-    """A caption for each class alone, in the order of CLASS_NAMES."""
-    lists = list(CLASSES.values())
-    return [
-        phrase([name if place == k else None for place in range(len(lists))], short)
-        for k, names in enumerate(lists)
-        for name in names
-    ]
-
-
-def captions(labels: Tensor, keep: Tensor, short: Tensor) -> list[str]:
-    """One caption for each row of classes [B 4], with the attributes of `keep` [B 4] in it."""
-    lists = list(CLASSES.values())
-    return [
-        phrase([lists[k][row[k]] if said[k] else None for k in range(len(lists))], brief)
-        for row, said, brief in zip(labels.tolist(), keep.tolist(), short.tolist(), strict=True)
-    ]
+# At weight 1, by their effect on scenes: text and content 8 and 4 x the exact scale (SDG's text: 4 x that of its CLIP).
+GUIDE_SCALES = {"text": 240.0, "content": 120.0, "difference": 50.0, "self-similarity": 600.0, "style": 4e5}
 
 
 class NoisyContrast:
@@ -76,7 +48,8 @@ class NoisyContrast:
         ab = schedule.alphas_cumprod
         self.signal, self.noise = ab.sqrt().float().to(device), (1 - ab).sqrt().float().to(device)
         self.curriculum = curriculum
-        self.seen = 0
+        self.seen = torch.zeros((), dtype=torch.float64, device=device)
+        self.captions = Captions(CONFIG.context, device)
 
     def __call__(
         self, network: nn.Module, scenes: Scenes, generator: torch.Generator
@@ -84,16 +57,16 @@ class NoisyContrast:
         assert isinstance(network, ClipNoisy)
         x0, labels = scenes.image, scenes.attributes.labels()
         batch, device = len(x0), x0.device
-        reach = min(1.0, 0.1 + self.seen / self.curriculum)
+        reach = (0.1 + self.seen / self.curriculum).clamp(max=1.0)
         self.seen += batch
         t = (torch.rand(batch, generator=generator, device=device) ** 1.5 * reach * len(self.signal)).long()
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x = self.signal[t][:, None, None, None] * x0 + self.noise[t][:, None, None, None] * noise
 
         keep = torch.rand(batch, 4, generator=generator, device=device) < 0.6
-        keep[~keep.any(1), 0] = True
-        lines = captions(labels, keep, torch.rand(batch, generator=generator, device=device) < 0.3)
-        words = torch.tensor([indices(line, WORDS, CONFIG.context) for line in lines], device=device)
+        keep[:, 0] |= ~keep.any(1)
+        short = torch.rand(batch, generator=generator, device=device) < 0.3
+        words = self.captions.words(labels, keep, short)
         fits = ((labels[:, None] == labels[None]) | ~keep[None]).all(2)  # [picture, caption]
 
         image, text = normalize(network.embed(x, t).float(), dim=1), normalize(network.text(words).float(), dim=1)
@@ -101,8 +74,7 @@ class NoisyContrast:
         to_text = cross_entropy(logits, fits / fits.sum(1, keepdim=True))
         to_image = cross_entropy(logits.T, fits.T / fits.T.sum(1, keepdim=True))
 
-        short = bool(torch.rand((), generator=generator, device=device) < 0.3)
-        singles = torch.tensor([indices(line, WORDS, CONFIG.context) for line in single_captions(short)], device=device)
+        singles = self.captions.singles(torch.rand((), generator=generator, device=device) < 0.3)
         alone = LOGIT_SCALE * image @ normalize(network.text(singles).float(), dim=1).T
         groups = alone.split([len(names) for names in CLASSES.values()], dim=1)
         losses = torch.stack([cross_entropy(part, labels[:, k]) for k, part in enumerate(groups)])

@@ -10,7 +10,7 @@ from torch import Tensor
 from guidance.inversion import stochastic_code
 from guidance.sampling import respaced, sample_ddim
 from guidance.tensors import append_dims
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.named("linear")
 Predict = Callable[[Tensor, Tensor, slice], Tensor]  # (x_t, t [B], rows of the conditions) -> eps

@@ -25,14 +25,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.denoiser import NoiseSchedule
 from models.diffae.network import DiffAEConfig, DiffusionAutoencoder, LatentConfig
+from models.schedule import NoiseSchedule
 
 from .autoencoder_sheet import sheet
 from .balance import Balance, by_quarter
 from .latent_prior import SHIPPED, add_prior
-from .loop import Recipe, Run, arguments, is_first_process, train, zero_outputs
+from .loop import Recipe, Run, arguments, train, zero_outputs
 from .pictures import Batch, Pictures
+from .processes import is_first
 from .scenes import Scenes
 from .semantic_start import CONFIG, Start
 from .unet import NO_CLASS
@@ -141,8 +142,8 @@ def train_on_folder(recipe: Recipe, given: argparse.Namespace) -> None:
     recipe = replace(recipe, learning_rate=FROM_NOTHING * recipe.learning_rate)
     run = Run(network, recipe, given.device, metadata(config, given.size))
     train(run, loss, given, pictures.batches, partial(sheet, pictures=pictures, path=given.out.with_suffix(".png")))
-    if is_first_process():
-        add_prior(given.out, given.out, pictures.once(64), given.prior_minutes)
+    if is_first():
+        add_prior(given.out, given.out, pictures.once(64), given.prior_minutes, given.device)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

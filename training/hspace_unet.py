@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.adm.network import ResBlock, UNet
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .loop import Recipe, Run, arguments, train
 from .unet import CONFIG, METADATA, SHIPPED, HybridLoss
@@ -25,8 +25,11 @@ CLOSED = 4  # of the output blocks, from the bottleneck up: those at 4 x 4 and 8
 
 
 def close_skips(network: UNet) -> None:
-    """Zero weights for the skips of the first CLOSED output blocks, whose gradients are 0 from now on."""
-    h = int(CONFIG.model_channels * CONFIG.channel_mult[-1])
+    """Zero weights for the skips of the first CLOSED output blocks, whose gradients are 0 from now on.
+
+    The network lies on the device that it is trained on.
+    """
+    h = int(network.config.model_channels * network.config.channel_mult[-1])
     for block in list(network.output_blocks)[:CLOSED]:
         first = cast(nn.Sequential, block)[0]
         assert isinstance(first, ResBlock)
@@ -42,7 +45,7 @@ def close(weight: Tensor, first: int) -> None:
         weight[:, first:] = 0
     open_inputs = torch.ones_like(weight)
     open_inputs[:, first:] = 0
-    weight.register_hook(lambda grad: grad * open_inputs.to(grad))
+    weight.register_hook(lambda grad: grad * open_inputs)
 
 
 def main() -> None:
@@ -50,7 +53,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     network = UNet(CONFIG)
     network.load_state_dict({key: value.float() for key, value in load_file(SHIPPED).items()})
-    close_skips(network)
+    close_skips(network.to(given.device))
     loss = HybridLoss(NoiseSchedule.named("linear"), given.device)
     train(Run(network, recipe, given.device, METADATA), loss, given)
 

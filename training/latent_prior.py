@@ -1,7 +1,8 @@
 """Trains the latent prior of a diffusion autoencoder: normalised z_sem of many pictures, by an MLP (DiffAE, sec. 4).
 
 Reads the autoencoder's file, measures mean and deviation of z_sem, trains `latent_net` with the paper's L1 loss and
-constant betas, and writes the same file with both. Minutes on a CPU: the codes are read once.
+constant betas, and writes the same file with both. Minutes on a CPU: the codes are read once. On a GPU a step is one
+CUDA graph.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,12 +19,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from models.denoiser import NoiseSchedule
 from models.diffae import parse_config
 from models.diffae.network import SemanticCodec
+from models.schedule import NoiseSchedule
+from models.training_files import replace_file
 
-from .loop import replace_file
+from . import average
 from .scenes import draw, render
+from .step import Losses, Step, adamw
 
 SHIPPED = Path("models/demo/models/scenes_diffae.safetensors")
 
@@ -34,48 +38,57 @@ def fresh_scenes(count: int, seed: int = 8) -> Iterator[Tensor]:
     return (render(draw(250, generator)).image for _ in range(count // 250))
 
 
-def train_prior(network: nn.Module, codes: Tensor, minutes: float) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Codes:
+    z: Tensor  # [B D] normalised z_sem
+
+
+class PriorLoss:
+    """L1 of the predicted noise."""
+
+    def __init__(self, device: str):
+        ab = NoiseSchedule.named("const0.008").alphas_cumprod
+        self.signal, self.noise = ab.sqrt().float().to(device), (1 - ab).sqrt().float().to(device)
+
+    def __call__(self, network: nn.Module, batch: Codes, generator: torch.Generator) -> Losses:
+        z = batch.z
+        t = torch.randint(len(self.signal), (len(z),), generator=generator, device=z.device)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        loss = l1_loss(network(self.signal[t, None] * z + self.noise[t, None] * noise, t), noise)
+        return loss, {"loss": loss}
+
+
+def train_prior(network: nn.Module, codes: Tensor, minutes: float, device: str) -> average.Average:
     """EMA of the weights after so many minutes; the learning rate falls linearly to 0 over the second half."""
-    schedule = NoiseSchedule.named("const0.008")
-    signal, noise_size = schedule.alphas_cumprod.sqrt().float(), (1 - schedule.alphas_cumprod).sqrt().float()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    ema = {key: value.clone() for key, value in network.state_dict().items()}
-    generator = torch.Generator().manual_seed(9)
-    started, step, mean = time.monotonic(), 0, 1.0
+    loss = PriorLoss(device)
+    optimizer, ema = adamw(network, device, weight_decay=0.01), average.start(network)
+    generator = torch.Generator(device).manual_seed(9)
+    step = Step(network, optimizer, ema, lambda batch: loss(network, batch, generator), generator)
+    started, count = time.monotonic(), 0
     while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - done))
-        z = codes[torch.randint(len(codes), (BATCH,), generator=generator)]
-        t = torch.randint(len(signal), (BATCH,), generator=generator)
-        noise = torch.randn(z.shape, generator=generator)
-        loss = l1_loss(network(signal[t, None] * z + noise_size[t, None] * noise, t), noise)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step, mean = step + 1, 0.999 * mean + 0.001 * loss.item()
-        for key, value in network.state_dict().items():
-            ema[key].lerp_(value, 1 - min(EMA, (1 + step) / (10 + step)))
-        if step % 2000 == 0:
-            print(f"{step} steps, {done:.0%}, loss {mean:.4f}", flush=True)
+        rows = torch.randint(len(codes), (BATCH,), generator=generator, device=device)
+        count += 1
+        step(Codes(codes[rows]), LEARNING_RATE * min(1.0, 2 * (1 - done)), average.share_of(count, EMA))
+        if count % 2000 == 0:
+            print(f"{count} steps, {done:.0%}, loss {step.report['loss'].item():.4f}", flush=True)
     return ema
 
 
-def add_prior(autoencoder: Path, out: Path, images: Iterable[Tensor], minutes: float) -> None:
+def add_prior(autoencoder: Path, out: Path, images: Iterable[Tensor], minutes: float, device: str = "cpu") -> None:
     """Reads the codes of `images` (batches [B 3 H W] in [-1, 1]), trains the prior and writes the completed file."""
     torch.manual_seed(7)
     with safe_open(autoencoder, "pt") as file:
         state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
     codec = SemanticCodec(parse_config(json.loads(metadata["config"])))
     codec.encoder.load_state_dict({k.removeprefix("encoder."): v.float() for k, v in state.items() if "encoder." in k})
-    codec.encoder.eval()
+    codec.to(device).eval()
     with torch.no_grad():
-        codes = torch.cat([codec.encoder(part) for part in images])
+        codes = torch.cat([codec.encoder(part.to(device)) for part in images])
     mean, std = codes.mean(0, keepdim=True), codes.std(0, keepdim=True)
-    ema = train_prior(codec.latent_net, (codes - mean) / std, minutes)
+    ema = train_prior(codec.latent_net, (codes - mean) / std, minutes, device)
     state |= {f"latent_net.{key}": value.half() for key, value in ema.items()}
     state |= {"conds_mean": mean, "conds_std": std}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file({key: value.contiguous().clone() for key, value in state.items()}, out, metadata)
+    replace_file(state, out, metadata)
 
 
 def main() -> None:
@@ -84,8 +97,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--codes", type=int, default=40_000)
     parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    add_prior(given.autoencoder, given.out, fresh_scenes(given.codes), given.minutes)
+    add_prior(given.autoencoder, given.out, fresh_scenes(given.codes), given.minutes, given.device)
 
 
 if __name__ == "__main__":

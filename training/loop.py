@@ -2,6 +2,9 @@
 
 A run writes two files: `NAME.safetensors`, the EMA in fp16 with its record as metadata (what the pack ships), and
 `NAME.resume.safetensors` with weights, EMA and optimiser state. Either can be named by `--resume`.
+
+On a GPU a step is one CUDA graph, in bf16 for the first two thirds of the run and in TF32 for the last. On a CPU it is
+float32 throughout.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,15 +20,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.training_files import joined, load_optimizer, optimizer_tensors, parted, replace_file
+
+from . import average, processes
+from .graph import captures
 from .scenes import Scenes, draw, render
+from .step import Losses, Step, adamw
 
 Batches = Callable[[int, torch.Generator], Iterator[Any]]  # endless; batches of so many pictures
-Loss = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, dict[str, Tensor]]]  # scalar, and what to report
+Loss = Callable[[nn.Module, Any, torch.Generator], Losses]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Recipe:
     ema: float = 0.999
     weight_decay: float = 0.0
     seed: int = 0
+    bf16: float = 2 / 3  # share of the run that a GPU computes in bf16; the rest in TF32
 
     @property
     def steps(self) -> int:
@@ -88,10 +94,13 @@ def arguments(
     for field in ("batch", "seed"):
         parser.add_argument(f"--{field}", type=int, default=getattr(recipe, field))
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
+    parser.add_argument("--flat", type=float, default=recipe.flat, help="share of the run before the rate falls to 0")
     parser.add_argument("--ema", type=float, default=recipe.ema)
     more(parser)
     given = parser.parse_args()
-    changed = {key: getattr(given, key) for key in ("batch", "seed", "learning_rate", "ema")}
+    if not 0 <= given.flat < 1:
+        parser.error(f"--flat {given.flat}: give a share of the run below 1, so that the learning rate can fall to 0")
+    changed = {key: getattr(given, key) for key in ("batch", "seed", "learning_rate", "flat", "ema")}
     return replace(recipe, images=given.count, **changed), given
 
 
@@ -110,10 +119,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.network.to(self.device)
-        self.ema = {key: _wide(value.detach().clone()) for key, value in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=self.recipe.weight_decay
-        )
+        self.ema = average.start(self.network)
+        self.optimizer = adamw(self.network, self.device, betas=(0.9, 0.99), weight_decay=self.recipe.weight_decay)
 
     def resume(self, path: Path) -> None:
         """Continues a .resume file exactly where it stopped, or starts anew from the weights of a shipped file."""
@@ -122,33 +129,18 @@ class Run:
         if "progress" not in record:
             self.earlier_images = int(json.loads(record["training"])["images"])
             own = self.network.state_dict()  # a file may hold more beside the network
-            self.ema = {key: _wide(value.to(self.device)) for key, value in tensors.items() if key in own}
+            self.ema = {key: average.wide(value.to(self.device)) for key, value in tensors.items() if key in own}
             self.network.load_state_dict(self.ema)
             return
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = value.to(self.device)
+        parts = parted({key: value.to(self.device) for key, value in tensors.items()})
         self.network.load_state_dict(parts["network"])
         self.ema = parts["ema"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, slot = name.split("/")
-            state.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        load_optimizer(self.optimizer, parts["optimizer"])
         progress = json.loads(record["progress"])
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.earlier_images = progress["earlier_images"]
 
-    def update_ema(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        mine = self.network.state_dict()
-        floating = [key for key, value in self.ema.items() if value.is_floating_point()]
-        for key in floating:
-            self.ema[key].lerp_(mine[key].float(), 1 - decay)
-
     def save(self, path: Path, report: dict[str, float]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         images = self.earlier_images + self.step * self.recipe.batch
         record = {
             "images": images,
@@ -160,26 +152,10 @@ class Run:
             "licence": "MIT, trained on the pack's own rendered scenes",
         }
         half = {key: value.half() if value.is_floating_point() else value for key, value in self.ema.items()}
-        half = {key: value.contiguous().cpu() for key, value in half.items()}
         replace_file(half, path, {**self.metadata, "training": json.dumps(record)})
-        tensors = {f"network/{key}": value for key, value in self.network.state_dict().items()}
-        tensors |= {f"ema/{key}": value for key, value in self.ema.items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
         progress = {"step": self.step, "seconds": self.seconds, "earlier_images": self.earlier_images}
-        tensors = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
-        replace_file(tensors, path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
-
-
-def replace_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Written beside and renamed: a process killed here leaves the old file whole."""
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata)
-    part.replace(path)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
+        state = {"network": self.network.state_dict(), "ema": self.ema, "optimizer": optimizer_tensors(self.optimizer)}
+        replace_file(joined(state), path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
 
 
 def _commit() -> str:
@@ -188,24 +164,26 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def mean_over_processes(parameters: list[nn.Parameter], seconds: float) -> float:
-    """Averages the gradients, and the clock, over the processes of a torchrun; a single process keeps its own.
+class Reports:
+    """Prints and saves every 30 seconds and at the end; calls `show` ten minutes after it last did, and at the end."""
 
-    One-thread processes that share a batch are much faster on a CPU than one process with as many threads.
-    """
-    if not dist.is_initialized():
-        return seconds
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([seconds])])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for grad, mean in zip(grads, flat[:-1].split([grad.numel() for grad in grads]), strict=True):
-        grad.copy_(mean.view_as(grad))
-    return flat[-1].item()
+    def __init__(self, run: Run, out: Path, show: Callable[[Run], None] | None):
+        self.run, self.out, self.show = run, out, show
+        self.saved = self.shown = time.monotonic()
+        self.saved_step = run.step
 
-
-def is_first_process() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    def __call__(self, means: dict[str, Tensor], done: float, finished: bool) -> None:
+        now, run = time.monotonic(), self.run
+        if not finished and now - self.saved <= 30:
+            return
+        report = {key: round(part.item(), 5) for key, part in means.items()}
+        speed = (run.step - self.saved_step) * run.recipe.batch / (time.monotonic() - self.saved)
+        self.saved, self.saved_step = time.monotonic(), run.step
+        run.save(self.out, report)
+        print(f"{run.step} steps, {done:.1%}, {speed:.0f} images/s", json.dumps(report), flush=True)
+        if self.show is not None and (finished or now - self.shown > 600):
+            self.show(run)
+            self.shown = time.monotonic()
 
 
 def train(
@@ -215,50 +193,31 @@ def train(
     batches_of: Batches = scene_batches,
     show: Callable[[Run], None] | None = None,
 ) -> None:
-    """Runs the recipe to its end in images or minutes, whichever comes first; reports and saves every 30 seconds.
+    """Runs the recipe to its end in images or minutes, whichever comes first.
 
-    `show` is called ten minutes after it was last, and at the end.
-    `torchrun --nproc-per-node N -m training.NAME` shares each batch among N processes.
+    `torchrun --nproc-per-node N -m training.NAME` shares each batch among N processes of a CPU.
     """
     recipe = run.recipe
     run.commit = given.commit
     if given.resume:
         run.resume(given.resume)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, size = processes.join(run.device)
     run.network.train()
     network = cast(nn.Module, torch.compile(run.network)) if given.compile else run.network
     # neither a resumed run nor two processes must see the same pictures
     seed = recipe.seed + 7919 * (run.step + run.earlier_images) + 104_729 * rank
     generator = torch.Generator(run.device).manual_seed(seed)
     batches = batches_of(recipe.batch // size, generator)
-    started, shown, before, saved = time.monotonic(), time.monotonic(), run.seconds, (time.monotonic(), run.step)
-    means: dict[str, Tensor] = {}
+    step = Step(run.network, run.optimizer, run.ema, lambda batch: loss(network, batch, generator), generator, 1.0)
+    reports = Reports(run, given.out, show)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    started, before = time.monotonic(), run.seconds
     while (done := max(run.step / recipe.steps, run.seconds / (60 * given.minutes))) < 1:
-        for group in run.optimizer.param_groups:
-            group["lr"] = recipe.rate(run.step, done)
-        with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
-            value, parts = loss(network, next(batches), generator)
-        run.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        seconds = before + time.monotonic() - started
-        run.seconds = mean_over_processes(list(run.network.parameters()), seconds)
-        torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
-        run.optimizer.step()
+        share = average.share_of(run.step + 1, recipe.ema)
+        step(next(batches), recipe.rate(run.step, done), share, captures(run.device) and done < recipe.bf16)
         run.step += 1
-        run.update_ema()
-        for key, part in parts.items():
-            part = part.detach().float()
-            means[key] = means[key].lerp(part, 0.01) if key in means else part
-        finished = run.step == recipe.steps or run.seconds >= 60 * given.minutes
-        if rank == 0 and (finished or time.monotonic() - saved[0] > 30):
-            speed = (run.step - saved[1]) * recipe.batch / (time.monotonic() - saved[0])
-            saved = (time.monotonic(), run.step)
-            report = {key: round(part.item(), 5) for key, part in means.items()}
-            run.save(given.out, report)
-            print(f"{run.step} steps, {done:.1%}, {speed:.0f} images/s", json.dumps(report), flush=True)
-            if show is not None and (finished or time.monotonic() - shown > 600):
-                show(run)
-                shown = time.monotonic()
+        run.seconds = processes.average_clock(before + time.monotonic() - started)
+        if rank == 0:
+            finished = run.step == recipe.steps or run.seconds >= 60 * given.minutes
+            reports(step.report, done, finished)

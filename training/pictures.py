@@ -21,7 +21,7 @@ class Batch:
 
 
 class Pictures:
-    """All pictures below a folder, in memory as bytes: 3 S S of them each."""
+    """All pictures below a folder, in memory as bytes: 3 S S of them each; in a GPU's where it takes batches."""
 
     def __init__(self, folder: Path, size: int):
         """Raises FileNotFoundError where there is no readable picture. Unreadable files are named and left out."""
@@ -41,15 +41,16 @@ class Pictures:
 
     def picked(self, rows: Tensor) -> Tensor:
         """[B] -> [B 3 S S] in [-1, 1]."""
-        return self.bytes[rows].float() / 127.5 - 1
+        return _floats(self.bytes[rows])
 
     def batches(self, batch: int, generator: torch.Generator) -> Iterator[Batch]:
         """Endless; drawn with replacement."""
         device = generator.device
+        stored = self.bytes.to(device)  # picking on the host would wait for the GPU at each batch
         while True:
             rows = torch.randint(len(self), (batch,), generator=generator, device=device)
             mirrored = torch.rand(batch, 1, 1, 1, generator=generator, device=device) < 0.5
-            image = self.picked(rows.cpu()).to(device)
+            image = _floats(stored[rows])
             yield Batch(torch.where(mirrored, image.flip(-1), image))
 
     def once(self, batch: int) -> Iterator[Tensor]:
@@ -57,6 +58,10 @@ class Pictures:
         for rows in torch.arange(len(self)).split(batch):
             image = self.picked(rows)
             yield from (image, image.flip(-1))
+
+
+def _floats(pixels: Tensor) -> Tensor:
+    return pixels.float() / 127.5 - 1
 
 
 def square(path: Path, size: int) -> Tensor:

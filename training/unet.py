@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from models.adm.network import UNet, UNetConfig
-from models.denoiser import NoiseSchedule
+from models.schedule import NoiseSchedule
 
 from .balance import Balance, by_quarter
 from .loop import Recipe, Run, arguments, train, zero_outputs
-from .scenes import CLASS_NAMES, CLASSES, Scenes, first_index
+from .scenes import CLASS_NAMES, Scenes, first_index
 
 CONFIG = UNetConfig(
     model_channels=16,
@@ -31,19 +31,19 @@ CONFIG = UNetConfig(
     groups=4,
 )
 NO_CLASS = len(CLASS_NAMES)
-SHARES = {"shape": 0.45, "colour": 0.15, "background": 0.15, "texture": 0.15}
+SHARES = {"shape": 0.45, "colour": 0.15, "background": 0.15, "texture": 0.15}  # in the order of CLASSES
+BOUNDS = torch.tensor(list(SHARES.values())).cumsum(0).tolist()
 SHIPPED = "models/demo/models/scenes_unet.safetensors"
 RECIPE = Recipe(images=1_000_000, batch=32)
 
 
 def choose_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
     """[B 4] attribute classes -> [B] rows of the label table: one attribute each, or no class."""
-    offsets = torch.tensor([first_index(name) for name in CLASSES], device=labels.device)
-    bounds = torch.tensor(list(SHARES.values()), device=labels.device).cumsum(0)
+    none = torch.full_like(labels[:, 0], NO_CLASS)
+    named = torch.stack([*(labels[:, k] + first_index(name) for k, name in enumerate(SHARES)), none], dim=1)
     u = torch.rand(len(labels), generator=generator, device=labels.device)
-    chosen = torch.bucketize(u, bounds)
-    named = (labels + offsets).gather(1, chosen.clamp(max=3)[:, None])[:, 0]
-    return torch.where(chosen < len(SHARES), named, NO_CLASS)
+    chosen = torch.stack([u > bound for bound in BOUNDS]).sum(0)
+    return named.gather(1, chosen[:, None])[:, 0]
 
 
 def _normal_cdf(x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Every error of a node says which node and which input it is about."""
+"""What nodes say: every error names its node and input, and what a user should know though it worked is seen."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,3 +39,20 @@ class GuidanceNode(io.ComfyNode):
         except ValueError as error:
             schema = cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
             raise ValueError(f"{schema.display_name} ({schema.node_id}), {error}") from error
+
+
+def noticed(text: str) -> Any:
+    """Says it in the log, on the node and in the run's history; what to return as a node's `ui`.
+
+    None for an empty text, which is nothing to say.
+    """
+    if not text:
+        return None
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer  # here: the host's server is slow to import where it isn't running
+
+    logging.warning("Diffusion Guidance: %s", text)
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None:  # not in a node that runs outside a graph
+        server.send_progress_text(text, context.node_id)
+    return {"text": [text]}

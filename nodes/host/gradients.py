@@ -54,22 +54,6 @@ def make_differentiable(module: nn.Module) -> None:
             _own_weights(part)
 
 
-class WholePatcher(comfy.model_patcher.ModelPatcher):
-    """For small networks of plain layers: loaded whole or not at all, as autograd can't wait for streamed layers."""
-
-    def load(
-        self,
-        device_to: Any = None,
-        lowvram_model_memory: int = 0,
-        force_patch_weights: bool = False,
-        full_load: bool = False,
-    ) -> None:
-        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)
-
-    def partially_unload(self, *args: Any, **kwargs: Any) -> int:
-        return 0  # then the host takes it away as a whole
-
-
 def says_no_derivative(error: RuntimeError) -> bool:
     """Whether an error is about differentiating, not about what was computed or memory for it."""
     return isinstance(error, NotImplementedError) or NO_DERIVATIVE.search(str(error)) is not None

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.inversion import invert, stochastic_code
+from ...guidance.sampling import respacing_of
+from .conditioning import class_conditioning
 from .errors import about
-from .fit import check_size, check_vae
-from .pixel_model import COLOURS, class_conditioning, facts_of, to_pixels
+from .model import facts_of, is_flow
 from .sampling import respaced_sigmas
-from .sight import is_flow, is_pixel_model
 
 
 class FixedNoise:
@@ -89,11 +89,17 @@ class InversionSampler(comfy.samplers.Sampler):
 
 
 def inversion_sigmas(model: Any, steps: int, respacing: str) -> Tensor:
-    """Rising noise levels: kept training steps, or the host's simple schedule for flow models."""
+    """Rising noise levels: kept training steps, or the host's simple schedule for flow models.
+
+    Raises ValueError for respacings that can't be read or keep one step.
+    """
     sampling = model.get_model_object("model_sampling")
     if is_flow(sampling) and not respacing:
         return comfy.samplers.calculate_sigmas(sampling, "simple", steps)[:-1].flip(0)
-    return respaced_sigmas(model, respacing or str(steps))[:-1].flip(0)
+    rising = respaced_sigmas(model, respacing or str(steps))[:-1].flip(0)
+    if len(rising) < 2:
+        raise ValueError("one noise level alone makes no step from picture to noise; keep at least 2")
+    return rising
 
 
 def no_conditioning(model: Any) -> list[Any]:
@@ -101,29 +107,6 @@ def no_conditioning(model: Any) -> list[Any]:
     if facts_of(model) is None:
         raise ValueError("this model needs a CONDITIONING, for instance CLIP Text Encode of what the picture shows")
     return class_conditioning([NO_CLASS])
-
-
-def require_vae(model: Any, vae: Any) -> None:
-    """Raises ValueError where pictures can't become latents of the model."""
-    if vae is not None:
-        check_vae(model, vae)
-    elif not is_pixel_model(model):
-        raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
-
-
-def encode_picture(image: Tensor, vae: Any) -> Tensor:
-    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
-    return to_pixels(image) if vae is None else vae.encode(image[..., :COLOURS])
-
-
-def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tensor:
-    """Latents of the pictures at an input, or what is wrong with them or the VAE."""
-    with about("vae"):
-        require_vae(model, vae)
-    with about(name):
-        samples = encode_picture(image, vae)
-        check_size(model, samples.shape)
-        return samples
 
 
 def shown(model: Any, conditioning: list[Any] | None) -> list[Any]:
@@ -162,11 +145,8 @@ def invert_latent(
 
 
 def stochastic_sigmas(model: Any, steps: int) -> Tensor:
-    """Rising noise levels of "ddimN", as the published code has them, or evenly spread where no stride leaves N."""
-    try:
-        return respaced_sigmas(model, f"ddim{steps}")[:-1].flip(0)
-    except ValueError:
-        return respaced_sigmas(model, str(steps))[:-1].flip(0)
+    """Rising noise levels of one stride, as the published code has them, or evenly spread where no stride leaves N."""
+    return respaced_sigmas(model, respacing_of(steps))[:-1].flip(0)
 
 
 def stochastic_encode(

@@ -13,35 +13,30 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
-import comfy.sd
 import comfy.supported_models_base
 import torch
+from comfy.k_diffusion.utils import tf32_mode
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
-from ...models.denoiser import NoiseSchedule, flow_velocity
-from ...models.layers import EditH
-from .fit import COLOURS, check_area, check_pictures
+from ...models.schedule import NoiseSchedule, flow_velocity
+from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
+from .model import COLOURS, check_area, check_pictures
 
-CLASS_LABELS = "guidance_class_labels"  # of a CONDITIONING: long [n], NO_CLASS for none
-LOW_RES = "guidance_low_res"  # of a CONDITIONING: [n 3 h w] in [-1, 1], the picture that an upsampler enlarges
-Z_SEM = "guidance_z_sem"  # of a CONDITIONING: [n D], what a diffusion autoencoder decodes
-HALVES = "guidance_halves"  # of transformer_options: a dict that gets "decode", the decoder half on another bottleneck
+HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
-
-
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
 HOST_SCHEDULES = {
     "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
     "cosine": {"beta_schedule": "cosine"},
 }
-
-
+AUTO, FLOAT32 = "auto", "float32"
+PRECISIONS = (AUTO, FLOAT32)  # of a model's weights and arithmetic
 EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
 
 class PixelFormat(comfy.latent_formats.LatentFormat):
@@ -62,16 +57,6 @@ class HaarFormat(comfy.latent_formats.LatentFormat):
     ) * COLOURS
 
 
-class HaarVAE(nn.Module):
-    """Wavelet transform as the network of a VAE."""
-
-    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.analyse(pixels)
-
-    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.synthesise(samples)
-
-
 @dataclass(frozen=True)
 class Space:
     """How a network of pictures is shown to the host."""
@@ -85,7 +70,6 @@ SPACES = {
     "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
     "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
 }
-FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
 
 
 class VarianceReader:
@@ -144,32 +128,32 @@ class PixelNetwork(nn.Module):
         given = (x, t)
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
 
-        def eps(x: Tensor, t: Tensor, change: EditH | None) -> Tensor:
+        def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
             pictures = self.space.to_pixels(x)
             check_pictures(self, pictures.shape)
             inputs = (pictures, self._told(t)) if y is None else (pictures, self._told(t), y)
             if halves is None:
                 out = self.network(*inputs)
-            elif change is None:
+            elif edited is None:
                 seen[:] = [self.network.down_half(*inputs)]
                 out = self.network.up_half(*seen[0])
             else:
-                h, skips, emb = seen[0]
-                out = self.network.up_half(change(h, emb), skips, emb)
+                out = self.network.up_half(edited, *seen[0][1:])
             reader = transformer_options.get(VARIANCE)
-            if reader is not None and change is None and self.facts.learned_variance and self.facts.space == "pixels":
+            if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
-        def predict(change: EditH | None = None) -> Tensor:
+        def predict(edited: Tensor | None = None) -> Tensor:
             x, t = given
             if self.facts.prediction == "flow":
-                return flow_velocity(lambda x, t: eps(x, t, change), self.schedule, x, t / FLOW_TIME)
-            return eps(x, t, change)
+                return flow_velocity(lambda x, t: eps(x, t, edited), self.schedule, x, t / FLOW_TIME)
+            return eps(x, t, edited)
 
+        out = predict()
         if halves is not None:
-            halves["decode"] = predict
-        return predict()
+            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
+        return out
 
     def _told(self, t: Tensor) -> Tensor:
         """Timesteps as the network was trained to hear them."""
@@ -223,62 +207,35 @@ class PixelModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
         check_area(self.diffusion_model, kwargs)
+        out.pop("c_crossattn", None)  # what the network takes of the embedding is read here
+        refuse_foreign(kwargs, self.facts)
+        device = kwargs["device"]
         if self.facts.class_names:
-            out["y"] = comfy.conds.CONDRegular(self._rows(kwargs.get(CLASS_LABELS), kwargs["device"]))
+            labels = labels_in(kwargs, self.facts)
+            rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
+            out["y"] = comfy.conds.CONDRegular(rows.to(device))
         if self.facts.semantic:
-            out["y"] = comfy.conds.CONDRegular(self._codes(kwargs.get(Z_SEM), kwargs["device"]))
+            out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
         if self.facts.low_res_channels:
-            out["c_concat"] = comfy.conds.CONDNoiseShape(self._enlarged(kwargs.get(LOW_RES), kwargs["noise"]))
+            out["c_concat"] = comfy.conds.CONDNoiseShape(picture_in(kwargs))
         return out
-
-    def _enlarged(self, low_res: Tensor | None, noise: Tensor) -> Tensor:
-        """The small picture at the size of the large one, as the published network does it. [n 3 H W]."""
-        if low_res is None:
-            raise ValueError(
-                "this model enlarges a small picture, and none was given; connect Upscale Conditioning to the "
-                "sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
-
-    def _codes(self, z_sem: Tensor | None, device: Any) -> Tensor:
-        """Code i for picture i."""
-        if z_sem is None or z_sem.shape[1] != self.facts.semantic:
-            came = "none was given" if z_sem is None else f"one of {z_sem.shape[1]} was given"
-            raise ValueError(
-                f"this model decodes a semantic code of {self.facts.semantic} numbers, and {came}; connect Apply "
-                "Semantic of the same autoencoder to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        return z_sem.to(device)
-
-    def _rows(self, labels: Tensor | None, device: Any) -> Tensor:
-        """Rows of the label table, "no class" included."""
-        labels = torch.tensor([NO_CLASS]) if labels is None else labels
-        if (labels == NO_CLASS).any() and self.facts.no_class is None:
-            raise ValueError(
-                "this class-conditional model was trained without an empty class, so every image needs a class label; "
-                "connect Class Conditioning to the sampler's positive (and, with cfg above 1, negative) input"
-            )
-        if int(labels.max()) >= len(self.facts.class_names):
-            raise ValueError(
-                f"the class label {int(labels.max())} is of another model, this one has {len(self.facts.class_names)} "
-                "classes; connect Class Conditioning of this model"
-            )
-        return torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels).to(device)
 
 
 def load_pixel_model(
-    open_checkpoint: Callable[[], Checkpoint], disable_dynamic: bool = False
+    open_checkpoint: Callable[[], Checkpoint], precision: str = AUTO, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL. Its weights are normal tensors, so that gradients may pass through them.
 
-    `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model.
+    `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model. `precision` is
+    one of PRECISIONS: the host's choice, half precision on most GPUs, or float32 without TF32 in its whole runs.
     """
     with torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint()
         config = PixelConfig(checkpoint)
         device, offload = mm.get_torch_device(), mm.unet_offload_device()
         parameters = sum(value.numel() for value in checkpoint.state.values())
-        dtype = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
+        chosen = mm.unet_dtype(device, parameters, config.supported_inference_dtypes)
+        dtype = torch.float32 if precision == FLOAT32 else chosen
         config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
         # casting layers cost a little at every call, and float32 weights need no cast
         full = dtype == torch.float32 and config.manual_cast_dtype in (None, dtype)
@@ -292,8 +249,16 @@ def load_pixel_model(
         state = {f"network.{key}": value.to(dtype) for key, value in checkpoint.state.items()}
         model.diffusion_model.load_state_dict(state, strict=True, assign=is_dynamic)
         model.diffusion_model.requires_grad_(False)
-        patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint,))
+        patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint, precision))
+        if precision == FLOAT32:
+            patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "guidance_precision", _without_tf32)
     return patcher
+
+
+def _without_tf32(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE: float32 means 24 bits, of the model and of all that guides it; a GPU's TF32 has 11, as fp16 has."""
+    with tf32_mode(cudnn=False, matmul=False):
+        return executor(*args, **kwargs)
 
 
 def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
@@ -308,58 +273,3 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
     space = SPACES[facts.space]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
-
-
-def pixel_vae() -> comfy.sd.VAE:
-    """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
-    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
-
-
-def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
-    """The host's VAE with a network of ours: latents of so many channels, a ratio smaller than pictures."""
-    vae: Any = pixel_vae()
-    network.eval().requires_grad_(False)
-    vae.first_stage_model = network
-    vae.patcher = comfy.model_patcher.ModelPatcher(
-        network, load_device=vae.device, offload_device=mm.vae_offload_device()
-    )
-    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, ratio, ratio
-    vae.vae_dtype = torch.float32
-    return vae
-
-
-def vae_of(model: Any) -> comfy.sd.VAE:
-    """The VAE that belongs to one of the pack's models."""
-    if model.model.facts.space == "haar":
-        return vae_around(HaarVAE(), HaarFormat.latent_channels, HaarFormat.spacial_downscale_ratio)
-    return pixel_vae()
-
-
-def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:
-    """An empty LATENT of pictures."""
-    samples = torch.zeros(batch, COLOURS, height, width, device=mm.intermediate_device())
-    return {"samples": samples, "downscale_ratio_spacial": 1}
-
-
-def to_pixels(image: Tensor) -> Tensor:
-    """IMAGE [B H W C] in [0, 1] -> [B 3 H W] in [-1, 1]; transparency is left out."""
-    if image.ndim != 4 or image.shape[-1] < COLOURS or 0 in image.shape:
-        raise ValueError(
-            f"an IMAGE with {COLOURS} colour channels is needed, this one has the shape {list(image.shape)}"
-        )
-    return image[..., :COLOURS].movedim(-1, 1) * 2 - 1
-
-
-def facts_of(model: Any) -> Facts | None:
-    """What the pack knows of a MODEL; None for models that the host loaded."""
-    return getattr(model.model, "facts", None)
-
-
-def guesses_of(model: Any) -> dict[str, str]:
-    """What was assumed when one of our models was loaded, {input of its loader: value}."""
-    return dict(model.model.model_config.unet_config["checkpoint"].guesses)
-
-
-def class_conditioning(labels: list[int]) -> list[Any]:
-    """CONDITIONING that holds class labels and nothing else."""
-    return [[torch.zeros(1, 1, 1), {CLASS_LABELS: torch.tensor(labels)}]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.sample
@@ -12,20 +12,18 @@ import torch
 from comfy.model_management import intermediate_device
 from torch import Tensor
 
-from ...guidance.classifier_energy import ClassifierEnergy
-from ...guidance.gradient import gradient
 from ...guidance.noise import StepNoise, initial_noise
-from ...guidance.sampling import Gradient, Noise, Predict, respaced
-from .classifier import HostClassifier
-from .gradients import autograd_on
+from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced, sample_ddpm, without_repeats
+from .model import is_flow
 from .pixel_model import VARIANCE, VarianceReader, clamp
-from .run_state import HANDOVER, Handover
-from .sight import is_flow
+from .run import HANDOVER, Handover
 
 FLOW_REFUSED = (
     "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
 )
-
+PUBLISHED = "published"  # name of a sampler of ours, its function is sample_published
+ETA = "eta"  # of its extra_options: its share of fresh noise, a number or a function of sigma
+INDICES = "batch_indices"  # of a sampler's extra_options: the number of each image, where the sampler knows it
 Loop = Callable[..., Tensor]  # sample_ddim or sample_ddpm with its own options bound
 
 
@@ -33,50 +31,62 @@ def published_sampler(
     loop: Loop,
     clip_denoised: bool,
     guidance: Gradient | None = None,
-    noise: Callable[[Tensor], Noise] | None = None,
+    noise: Noise | None = None,
     from_noise: bool = True,
+    indices: Sequence[int] | None = None,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER around a loop of `guidance.sampling`.
 
     `clip_denoised` clamps x0 after CFG and before every other patch of the model. Guides in the MODEL hand over the
     gradients of noise-aware networks, which enter as published: in DDPM they move the mean. `noise` replaces the draws
-    of the steps (tests inject them); by default image i of a batch has its own, from the run's seed. `from_noise`: an
-    empty latent means a run from pure noise; otherwise it is a grey picture.
+    of the steps (tests inject them); by default image i of a batch, or indices[i], has its own, from the run's seed.
+    `from_noise`: an empty latent means a run from pure noise; otherwise it is a grey picture.
     """
 
-    def sample(
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        disable: bool | None = None,
-        **_: Any,
+    def sample_published(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any = None, **_: Any
     ) -> Tensor:
         if is_flow(model.inner_model.inner_model.model_sampling):
             raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
-        if from_noise and not torch.count_nonzero(model.latent_image):
+        rising = sigmas[-1] > sigmas[0]  # then the latent is a picture, also a grey one
+        if from_noise and not rising and not torch.count_nonzero(model.latent_image):
             # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
             x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
-        draws = noise(x) if noise else StepNoise(x, extra_args.get("seed") or 0, range(len(x)))
-        levels = [float(sigma) for sigma in sigmas]
-
-        def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
-            callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
-
-        handover = Handover()  # of guides in the MODEL
+        levels = without_repeats([float(sigma) for sigma in sigmas])
+        draws = noise or StepNoise(x, extra_args.get("seed") or 0, indices or range(len(x)), levels)
+        handover = Handover()
         predict = _predictor(model, extra_args, clip_denoised, handover)
         own = _masked(guidance, model, extra_args.get("denoise_mask")) if guidance else None
+        return loop(predict, x, levels, draws, gradient=_both(handover, own), on_step=_reporter(callback))
 
-        def gradient(x: Tensor, sigma: Tensor) -> Tensor | None:
-            parts = [part for part in (handover.take(), own(x, sigma) if own else None) if part is not None]
-            return sum(parts[1:], parts[0]) if parts else None
+    return comfy.samplers.KSAMPLER(sample_published, {ETA: _eta(loop)} | ({INDICES: indices} if indices else {}))
 
-        return loop(predict, x, levels, draws, gradient=gradient, on_step=report)
 
-    return comfy.samplers.KSAMPLER(sample)
+def _eta(loop: Loop) -> float | Callable[[float], float]:
+    """How much of a step's noise is drawn anew."""
+    bare = getattr(loop, "func", loop)
+    return 1.0 if bare is sample_ddpm else getattr(loop, "keywords", {}).get(ETA, 0.0)
+
+
+def _both(handover: Handover, own: Gradient | None) -> Gradient:
+    """What guides in the MODEL handed over, and the sampler's own guidance."""
+
+    def gradient(x: Tensor, sigma: Tensor) -> Tensor | None:
+        parts = [part for part in (handover.take(), own(x, sigma) if own else None) if part is not None]
+        return sum(parts[1:], parts[0]) if parts else None
+
+    return gradient
+
+
+def _reporter(callback: Any) -> OnStep:
+    """The host's callback after each step: progress and preview."""
+
+    def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
+        callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+    return report
 
 
 def _masked(guidance: Gradient, model: Any, mask: Tensor | None) -> Gradient:
@@ -111,23 +121,11 @@ def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool, hand
     return predict
 
 
-def classifier_gradient(classifier: HostClassifier, labels: Tensor, guidance_scale: float) -> Gradient | None:
-    """guidance_scale * grad_x log p(labels | x, sigma), or None where there is nothing to add."""
-    if guidance_scale == 0:
-        return None
-    energy = ClassifierEnergy(classifier.logits, labels, classifier.facts.class_groups)
-
-    def grad(x: Tensor, sigma: Tensor) -> Tensor:
-        with autograd_on():
-            return -guidance_scale * gradient(energy, x, sigma)
-
-    return grad
-
-
 def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:
     """Noise levels of a respaced chain of a MODEL, falling, ending with 0; with denoise < 1 only its last share.
 
-    A plain number of steps is what remains to be done, as in the host's samplers: the chain is longer then.
+    A plain number of steps is what remains to be done, as in the host's samplers: the chain is longer then. Raises
+    ValueError for flow models, and for respacings that can't be read or kept.
     """
     sampling = model.get_model_object("model_sampling")
     if is_flow(sampling):
@@ -162,6 +160,19 @@ def fitted(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
 def batch_indices(latent: dict[str, Any]) -> list[int]:
     """The number of each image of a LATENT, which the host keeps when it takes a batch apart."""
     return list(latent.get("batch_index") or range(len(latent["samples"])))
+
+
+def start_noise(model: Any, shape: Sequence[int], seed: int, count: int) -> Tensor:
+    """[count ...], picture i by seed + i."""
+    return initial_noise((count, *shape), seed, range(count))
+
+
+def sampled(model: Any, positive: Any, noise: Tensor, steps: int) -> Tensor:
+    """Latents of a plain run of euler, without CFG."""
+    empty = torch.zeros_like(noise)
+    return comfy.sample.sample(
+        model, noise, steps, 1.0, "euler", "normal", positive, positive, empty, disable_pbar=True, seed=0
+    )
 
 
 def run(

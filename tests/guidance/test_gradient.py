@@ -63,31 +63,70 @@ def test_clean_gradients_are_covariance_times_the_likelihoods_gradient(flow, est
 
 
 @MODELS
-@pytest.mark.parametrize("inner_steps", [1, 2, 3, 4])
-def test_inner_steps_follow_the_averaged_fixed_point_iteration(flow, inner_steps):
-    """z_{j+1} - z* = (j / (j + 1) - r / (j + 1)) (z_j - z*) with r = covariance / error^2 and z* the posterior mean."""
+@pytest.mark.parametrize("inner_steps", [2, 3, 4, 16])
+def test_two_inner_steps_are_the_exact_posterior_mean_of_gaussian_data(flow, inner_steps):
+    """One curvature for all numbers of a sample, covariance / error^2 up to 8, where one step overshoots."""
     world, step = world_at(flow)
-    r = world.covariance / world.error**2
-    goal = (step.denoised + r * world.y) / (1 + r)
-    gap = step.denoised - goal
-    for j in range(inner_steps):
-        gap = (j - r) / (j + 1) * gap
-    found = step.denoised + direction(step, term(clean_energy(world), "at denoised optimised"), inner_steps=inner_steps)
-    torch.testing.assert_close(found, goal + gap, rtol=1e-10, atol=1e-10)
+    found = direction(step, term(clean_energy(world), "at denoised optimised"), inner_steps=inner_steps)
+    assert (world.covariance / world.error**2 > 7).any()
+    torch.testing.assert_close(step.denoised + found, world.posterior_mean(step.x), rtol=1e-10, atol=1e-10)
 
 
 @MODELS
-def test_more_inner_steps_come_nearer_to_the_exact_posterior_mean_where_one_overshoots(flow):
+def test_one_inner_step_is_the_gradient_at_the_denoised_sample(flow):
     world, step = world_at(flow)
-    energy = clean_energy(world)
-    errors = []
-    for k in (2, 16, 128):
-        found = step.denoised + direction(step, term(energy, "at denoised optimised"), inner_steps=k)
-        errors.append(norm(found - world.posterior_mean(step.x)))
-    strong = (world.covariance / world.error**2).flatten() > 1
-    assert strong.any()
-    for before, after in zip(errors, errors[1:], strict=False):
-        assert (after < before)[strong].all()
+    names = "at denoised", "at denoised optimised"
+    once = [direction(step, term(clean_energy(world), name), inner_steps=1) for name in names]
+    assert torch.equal(*once)
+
+
+@pytest.mark.parametrize("stiffness", [1.0, 80.0, 1e4])
+def test_inner_steps_come_to_the_exact_proximal_point_and_more_are_never_worse(stiffness):
+    """Four curvatures between 0 and `stiffness` / Cov, in directions across all numbers: (I + Cov H) (z - z*) = 0."""
+    _, step = world_at(False)
+    level = append_dims(step.clean_variance, 2)
+    generator = torch.Generator().manual_seed(5)
+    turn = torch.linalg.qr(torch.randn(24, 24, dtype=torch.float64, generator=generator))[0]
+    curvatures = stiffness * torch.tensor([0.01, 0.2, 0.5, 1.0], dtype=torch.float64).repeat(6)
+    goal = torch.randn(24, dtype=torch.float64, generator=generator)
+
+    def gradient(z):
+        return ((z - goal) @ turn * curvatures / level) @ turn.T
+
+    def energy(z, sigma):
+        return (((z.flatten(1) - goal) @ turn).square() * curvatures / level).sum(1) / 2
+
+    start = step.denoised.flatten(1)
+    proximal = ((goal @ turn * curvatures + start @ turn) / (1 + curvatures)) @ turn.T
+    residuals = []
+    for inner_steps in range(1, 9):
+        found = direction(step, term(energy, "at denoised optimised"), inner_steps=inner_steps)
+        z = start + found.flatten(1)
+        residuals.append(norm(start - level * gradient(z) - z))
+    scale = norm(start - goal) * (1 + stiffness)
+    for before, after in zip(residuals, residuals[1:], strict=False):
+        assert (after <= before + 1e-10 * scale).all()
+    assert (residuals[6] <= 1e-9 * scale).all()
+    torch.testing.assert_close(z, proximal, rtol=1e-9, atol=1e-9)
+
+
+def test_more_inner_steps_are_never_worse_for_an_energy_far_from_quadratic():
+    """A well of fourth power, ten million times too stiff for one explicit step: E + |z - D|^2 / (2 Cov) sinks."""
+    _, step = world_at(False)
+    level = step.clean_variance
+
+    def energy(z, sigma):
+        return 1e7 * (z - 0.3).square().flatten(1).sum(1).square()
+
+    def objective(found):
+        z = step.denoised + found
+        return level * energy(z, None) + norm(found).square() / 2
+
+    best = objective(torch.zeros_like(step.x))
+    for inner_steps in range(2, 17):
+        value = objective(direction(step, term(energy, "at denoised optimised"), inner_steps=inner_steps))
+        assert (value <= best * (1 + 1e-9)).all()
+        best = value
 
 
 @MODELS

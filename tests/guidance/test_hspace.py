@@ -8,14 +8,17 @@ from pack.guidance.hspace import (
     BUCKETS,
     added,
     asymmetric,
+    asymmetric_step,
     at_progress,
     at_size,
     calibrated,
     calibration_shift,
+    combined,
     mixed,
     principal,
     several_factor,
     step_count_factor,
+    steps_of_a_whole_run,
 )
 
 
@@ -30,6 +33,47 @@ def test_an_euler_step_on_the_asymmetric_prediction_is_asyrps_step():
     rho = following / sigma
     seen = asymmetric(plain, edited, sigma, following)
     torch.testing.assert_close(seen + rho * (x - seen), edited + rho * (x - plain), atol=1e-12, rtol=0)
+
+
+def test_on_a_flow_the_step_moves_the_pictures_share_only():
+    """x' = (1 - s') P~ + s' eps with the plain prediction's eps: without a' it is 1 / (1 - s') too strong."""
+    x, plain, edited = (drawn(2, 3, 4, 4, seed=k) for k in range(3))
+    for sigma, following in ((0.9, 0.8), (0.5, 0.3), (0.2, 0.0)):
+        eps = (x - (1 - sigma) * plain) / sigma
+        wanted = (1 - following) * edited + following * eps
+        seen = asymmetric(plain, edited, sigma, following, flow=True)
+        torch.testing.assert_close(seen + following / sigma * (x - seen), wanted, atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            asymmetric_step(x, plain, edited, sigma, following, flow=True), wanted, atol=1e-12, rtol=0
+        )
+    assert 1 / (1 - 0.8) > 4.9
+
+
+def test_the_same_edit_of_the_same_model_moves_the_same_on_a_flow_as_on_eps():
+    """x = X / (1 + S) with S = s / (1 - s): the same picture in another scaling, before and after the step."""
+    x, plain, edited = (drawn(2, 3, 4, 4, seed=k) for k in range(3))
+    for sigma, following in ((9.0, 4.0), (4.0, 0.5), (0.5, 0.0)):
+        s, after = sigma / (1 + sigma), following / (1 + following)
+        vp = asymmetric_step(x, plain, edited, sigma, following)
+        flow = asymmetric_step(x / (1 + sigma), plain, edited, s, after, flow=True)
+        torch.testing.assert_close(flow * (1 + following), vp, atol=1e-12, rtol=0)
+
+
+def test_training_makes_the_step_that_a_sampler_makes_of_the_asymmetric_prediction():
+    x, plain, edited = (drawn(2, 3, 4, 4, seed=k) for k in range(3))
+    for flow in (False, True):
+        seen = asymmetric(plain, edited, 0.7, 0.6, flow)
+        step = asymmetric_step(x, plain, edited, 0.7, 0.6, flow)
+        torch.testing.assert_close(seen + 0.6 / 0.7 * (x - seen), step, atol=1e-12, rtol=0)
+
+
+def test_a_small_difference_of_half_precision_outputs_is_formed_and_kept_in_float32():
+    """At sigma 5 -> 4.9 it is multiplied by 50; what bfloat16 numbers differ by is exact, their sum is not."""
+    plain, edited = drawn(1, 3, 8, 8).bfloat16(), drawn(1, 3, 8, 8).add(0.01).bfloat16()
+    seen = asymmetric(plain, edited, 5.0, 4.9)
+    exact = asymmetric(plain.double(), edited.double(), 5.0, 4.9)
+    assert seen.dtype == torch.float32
+    torch.testing.assert_close(seen.double(), exact, rtol=1e-6, atol=1e-6)
 
 
 def test_the_last_step_is_the_edited_prediction():
@@ -65,6 +109,37 @@ def test_a_direction_is_brought_to_the_size_of_the_bottleneck():
 def test_a_trained_delta_counts_the_same_over_any_number_of_steps():
     assert step_count_factor(40, 20) * 20 == step_count_factor(40, 80) * 80 == 40
     assert step_count_factor(None, 20) == 1
+
+
+def test_a_part_of_a_run_has_the_steps_of_the_whole_that_it_is_cut_from():
+    whole = [k / 19 for k in range(20)]
+    parts = {"whole": whole, "denoise .4": whole[12:], "first": whole[:9], "last": whole[8:], "two levels": whole[5:7]}
+    for part in parts.values():
+        assert all(math.isclose(steps_of_a_whole_run(part, index), 20) for index in range(len(part)))
+    assert steps_of_a_whole_run([0.0], 0) == 1
+
+
+def test_the_steps_of_a_chain_of_rounded_levels_are_those_of_its_evenly_spread_ones():
+    """np.linspace(0, 1, 40) * 999, as Asyrp's code rounds it."""
+    levels = [1 - int(k / 39 * 999) / 999 for k in reversed(range(40))]
+    assert all(abs(steps_of_a_whole_run(levels, index) - 40) < 1e-9 for index in range(40))
+
+
+def test_levels_that_are_unevenly_spread_count_by_their_neighbours_wherever_the_run_is_cut():
+    levels = [(k / 19) ** 2 for k in range(20)]
+    counted = [steps_of_a_whole_run(levels, index) for index in range(20)]
+    assert counted[3] != counted[10]
+    assert [steps_of_a_whole_run(levels[:11], index) for index in range(10)] == counted[:10]
+    assert [steps_of_a_whole_run(levels[10:], index) for index in range(10)] == counted[10:]
+
+
+def test_attributes_have_their_own_strengths_at_the_plain_h():
+    h = drawn(2, 8, 4, 4)
+    shifts = [h.square(), h.sin(), h.exp()]
+    found = combined(shifts, [0.5, 0.0, -2.0])
+    torch.testing.assert_close(found, (0.5 * shifts[0] - 2 * shifts[2]) / 2**0.5, atol=1e-14, rtol=0)
+    torch.testing.assert_close(combined(shifts[:1], [0.7]), 0.7 * shifts[0], atol=0, rtol=0)
+    assert torch.equal(combined(shifts, [0.0, 0.0, 0.0]), torch.zeros_like(h))
 
 
 def test_n_attributes_count_one_over_the_root_of_n():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffae_golden import Published
 
-from pack.models.denoiser import NoiseSchedule
+from pack.models.schedule import NoiseSchedule
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def test_the_shipped_encoder_is_noise_aware_and_says_its_scales(shipped):
 
 def test_the_shipped_encoder_reads_captions_of_clean_and_noisy_scenes(shipped):
     """Background, colour: nearly always; shape and texture: far above chance (.125 and .2)."""
-    from models.denoiser import NoiseSchedule
+    from models.schedule import NoiseSchedule
     from training.scenes import CLASSES, draw, render
 
     _, network = shipped

@@ -11,9 +11,9 @@ from pack.models import ddpm, registry
 from pack.models.adm import public
 from pack.models.adm.network import UNet, UNetConfig
 from pack.models.architecture import parse
-from pack.models.denoiser import NoiseSchedule
 from pack.models.diffae import DIFFAE
 from pack.models.diffae.network import DiffAEConfig
+from pack.models.schedule import NoiseSchedule
 from pack.models.state_dict import CheckpointError
 from pack.models.told import Told, remark
 

@@ -32,3 +32,50 @@ def conds(execute, models):
     from cfg_sampling import class_conditions
 
     return class_conditions(execute, models)
+
+
+@pytest.fixture
+def draw(execute, models):
+    """Runs of the pack's samplers, by their names in `guided_sampling.PUBLISHED`."""
+    from guided_sampling import published
+
+    def draw(name, sigmas, latent=None, model=None, **options):
+        return published(execute, model or models["scenes_unet"][0], name, sigmas, latent, **options)
+
+    return draw
+
+
+@pytest.fixture
+def sigmas(execute, models):
+    """Six steps of a respaced chain."""
+    return execute("Guidance_RespacedSigmas", model=models["scenes_unet"][0], respacing="6")[0]
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """The encoder looks at pictures one by one; the function makes a MODEL do the same."""
+    import torch
+
+    from pack.models.clip_noisy.network import ClipNoisy
+
+    def each(look):
+        def looks(self, x, t, *layers):
+            found = [look(self, *one, *layers) for one in zip(x.split(1), t.split(1), strict=True)]
+            alone = isinstance(found[0], torch.Tensor)
+            return torch.cat(found) if alone else [torch.cat(maps) for maps in zip(*found, strict=True)]
+
+        return looks
+
+    def each_prediction(predict, args):
+        x, t, conds = args["input"], args["timestep"], {**args["c"]}
+        label = conds.pop("y")
+        return torch.cat([predict(x[[k]], t[[k]], y=label[[k]], **conds) for k in range(len(x))])
+
+    def prepared(model):
+        model = model.clone()
+        model.set_model_unet_function_wrapper(each_prediction)
+        return model
+
+    for name in ("maps", "embed"):
+        monkeypatch.setattr(ClipNoisy, name, each(getattr(ClipNoisy, name)))
+    return prepared

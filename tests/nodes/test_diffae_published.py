@@ -106,7 +106,7 @@ def test_decoding_a_given_noise_gives_the_published_picture(run, decode):
 
 
 def test_sample_semantic_gives_the_published_codes(run, execute, monkeypatch):
-    import pack.nodes.host.semantic as host
+    import pack.nodes.host.semantic.codec as host
 
     monkeypatch.setattr(host, "initial_noise", lambda *_: run.golden["latent.noise"])
     (semantic, _) = execute("Guidance_SampleSemantic", codec=run.codec, batch_size=2, steps=run.arguments["T"])

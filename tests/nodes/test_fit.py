@@ -26,7 +26,7 @@ def test_a_latent_far_beyond_a_pixel_models_size_is_refused_at_once(execute, mod
 
 
 def test_four_times_the_side_is_the_limit_by_area(models):
-    from pack.nodes.host.fit import check_pictures
+    from pack.nodes.host.model import check_pictures
 
     check = partial(check_pictures, models["scenes_unet"][0].model.diffusion_model)
     for width, height in ((32, 32), (128, 128), (512, 32), (64, 256)):
@@ -39,7 +39,7 @@ def test_four_times_the_side_is_the_limit_by_area(models):
 def test_a_size_that_was_assumed_is_said_to_be(models):
     from types import SimpleNamespace
 
-    from pack.nodes.host.fit import check_pictures
+    from pack.nodes.host.model import check_pictures
 
     known = models["scenes_unet"][0].model.diffusion_model
     guessed = SimpleNamespace(
@@ -167,7 +167,7 @@ def test_every_latent_format_of_the_host_says_what_its_vae_has(comfy):
 
     import comfy.latent_formats as formats
 
-    from pack.nodes.host.fit import latent_channels
+    from pack.nodes.host.model import latent_channels
 
     kinds = [
         kind for kind in vars(formats).values() if isinstance(kind, type) and issubclass(kind, formats.LatentFormat)

@@ -54,14 +54,14 @@ def compare_batch_with_alone(execute, model, tolerance, **options):
 
 
 def errors_of_a_batch(execute, model, **options):
-    """Largest differences of some images of a batch of eight from themselves sampled alone."""
+    """Largest differences of some images of a batch of eight from themselves sampled alone, with their own seeds."""
     shape = sample(execute, model, steps=1, batch=1).shape
     noise = torch.randn(8, *shape[1:], generator=torch.Generator().manual_seed(1))
     empty = torch.zeros(8, *shape[1:])
-    whole = sample(execute, model, latent=empty, noise=noise, **options)
+    whole = sample(execute, model, latent=empty, noise=noise, seed=5, **options)
     found = {}
     for k in (0, 3, 7):
-        alone = sample(execute, model, latent=empty[:1], noise=noise[k : k + 1], **options)
+        alone = sample(execute, model, latent=empty[:1], noise=noise[k : k + 1], seed=5 + k, **options)
         found[k] = float((whole[k : k + 1] - alone).abs().max() / whole.abs().max())
     return found
 
@@ -79,34 +79,6 @@ def test_each_guide_as_it_comes_leaves_images_alone_after_one_step(execute, enco
     steered = applied(execute, model, guide_of(execute, encoder, guide), vae)
     for sigma in (0.5, 2.0):
         compare_batch_with_alone(execute, steered, tolerance=1e-5, **one_step_from(kind, sigma))
-
-
-@pytest.fixture
-def one_by_one(monkeypatch):
-    """The encoder looks at pictures one by one; the function makes a MODEL do the same."""
-    from pack.models.clip_noisy.network import ClipNoisy
-
-    def each(look):
-        def looks(self, x, t, *layers):
-            found = [look(self, *one, *layers) for one in zip(x.split(1), t.split(1), strict=True)]
-            alone = isinstance(found[0], torch.Tensor)
-            return torch.cat(found) if alone else [torch.cat(maps) for maps in zip(*found, strict=True)]
-
-        return looks
-
-    def each_prediction(predict, args):
-        x, t, conds = args["input"], args["timestep"], {**args["c"]}
-        label = conds.pop("y")
-        return torch.cat([predict(x[[k]], t[[k]], y=label[[k]], **conds) for k in range(len(x))])
-
-    def prepared(model):
-        model = model.clone()
-        model.set_model_unet_function_wrapper(each_prediction)
-        return model
-
-    for name in ("maps", "embed"):
-        monkeypatch.setattr(ClipNoisy, name, each(getattr(ClipNoisy, name)))
-    return prepared
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,7 +153,10 @@ def test_wavelets_are_orthonormal():
 
 
 def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sampler_has_them(execute, models):
-    """The published rules: through the score in DDIM, by moving the mean in DDPM, learned variance included."""
+    """The published rules: through the score in DDIM, by moving the mean in DDPM, learned variance included.
+
+    Four steps: longer runs multiply the rounding (by 70 in six), which says nothing about the rules.
+    """
     import comfy.samplers
 
     model, _ = models["scenes_unet"]
@@ -189,7 +164,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
     guides = execute("Guidance_ClassifierGuide", classifier=classifier, class_label="star", weight=8.0)[0]
     (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=2)
     (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="")
-    (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing="6")
+    (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing="4")
     from pack.guidance.noise import initial_noise
 
     for algorithm, node, options in (
@@ -203,7 +178,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
             class_label="star",
             latent_image=latent,
             seed=3,
-            steps=6,
+            steps=4,
             algorithm=algorithm,
             guidance_scale=8.0,
             eta=0.5,
@@ -215,7 +190,7 @@ def test_guides_in_our_ddim_and_ddpm_samplers_enter_as_the_classifier_guided_sam
             found = guider.sample(
                 initial_noise((2, 3, 32, 32), 3, range(2)), latent["samples"], sampler, sigmas, seed=3
             )
-        torch.testing.assert_close(found, expected["samples"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, expected["samples"], rtol=0, atol=3e-5)
 
 
 def test_a_clone_without_guides_is_not_touched_and_branches_do_not_mix(execute, encoder, models):
@@ -268,11 +243,11 @@ def test_video_latents_are_steered_by_their_colours(comfy):
 
     import comfy.latent_formats
 
-    from pack.nodes.host.sight import Sight
+    from pack.nodes.host.pictures import Decoder
 
     model = SimpleNamespace(model=SimpleNamespace(latent_format=comfy.latent_formats.Wan21()))
     z = torch.randn(2, 16, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    colours = Sight(model, None).colours(z)
+    colours = Decoder(model, None).colours(z)
     assert colours.shape == (2, 3, 3 * 4 * 5)
 
 
@@ -307,7 +282,7 @@ def test_the_hosts_clip_vision_guides_and_keeps_its_own_weights(execute, models,
 
 
 def test_the_layers_of_clip_vision_are_its_blocks(clip_vision):
-    from pack.nodes.host.clip_vision import VisionNetwork
+    from pack.nodes.host.guides.clip_vision import VisionNetwork
 
     network = VisionNetwork(clip_vision)
     x = torch.rand(2, 3, 32, 32) * 2 - 1

@@ -58,7 +58,7 @@ def test_an_image_of_a_batch_equals_itself_alone(scene, edit, asymmetric):
 
 
 def test_combined_directions_count_one_over_the_root_of_their_number(host, edit, execute):
-    from pack.nodes.host.hspace import direction_edit
+    from pack.nodes.host.hspace.edit import direction_edit
 
     one = direction_edit(host.direction, name="d")
     (four,) = execute("Guidance_CombineHSpace", edits={f"edit{k}": [one] for k in range(4)})

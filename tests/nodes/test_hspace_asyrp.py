@@ -77,7 +77,7 @@ def test_the_nodes_give_the_published_trajectory(asyrp, path, execute, load, mon
         (model,) = execute("Guidance_HSpaceEdit", model=model, hspace=hspace, **options)
     (sampler,) = execute("Guidance_AsyrpSampler", model=model, boost_percent=percents["t_boost"])
     (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing=f"linspace{arguments['steps']}")
-    monkeypatch.setattr(sampling, "StepNoise", lambda x, seed, indices: asyrp.noise)
+    monkeypatch.setattr(sampling, "StepNoise", lambda *_: asyrp.noise)
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": [[torch.zeros(1, 1, 1), {}]]})
     x_T = asyrp.golden["inverted"]

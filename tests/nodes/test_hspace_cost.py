@@ -63,7 +63,8 @@ def adm_256(pack_nodes):
     """guided-diffusion's 256x256 network without classes."""
     from pack.models.architecture import parse
     from pack.models.registry import ARCHITECTURES
-    from pack.nodes.host.pixel_model import PixelConfig, PixelModel, class_conditioning
+    from pack.nodes.host.conditioning import class_conditioning
+    from pack.nodes.host.pixel_model import PixelConfig, PixelModel
 
     layouts = json.loads(gzip.decompress((ROOT / "tests/golden/checkpoint_layouts.json.gz").read_bytes()))
     shapes = layouts["adm/256x256_diffusion_uncond.pt"]["keys"]

@@ -66,9 +66,9 @@ def discover(execute, pixels):
 
 
 def test_the_direction_is_the_difference_of_mean_h_along_both_inversions(discover, pixels):
-    from pack.nodes.host.hspace_record import content_of
+    from pack.nodes.host.hspace.inject import content_of
     from pack.nodes.host.inversion import inversion_sigmas
-    from pack.nodes.host.run_state import progress_function
+    from pack.nodes.host.model import progress_function
 
     sets = images(3, seed=1), images(2, seed=2)
     (found,), sheet = discover(positive_images=sets[0], negative_images=sets[1])

@@ -106,7 +106,8 @@ def test_delta_blocks_of_another_width_or_family_are_refused_in_words(scenes, fo
 
 
 def test_a_saved_direction_comes_back_and_belongs_to_its_model(scenes, edit, load, save):
-    from pack.nodes.host.hspace import direction_edit, owner_of
+    from pack.nodes.host.hspace.edit import direction_edit
+    from pack.nodes.host.model import owner_of
 
     scene = scenes["scenes_unet"]
     owner, fingerprint = owner_of(scene.model)
@@ -123,7 +124,8 @@ def test_a_saved_direction_comes_back_and_belongs_to_its_model(scenes, edit, loa
 
 
 def test_a_lora_does_not_change_whose_direction_it_is(host, edit):
-    from pack.nodes.host.hspace import direction_edit, owner_of
+    from pack.nodes.host.hspace.edit import direction_edit
+    from pack.nodes.host.model import owner_of
 
     owner, fingerprint = owner_of(host.model)
     model, _ = composed(host, "LoRA")

@@ -138,19 +138,20 @@ def test_an_image_of_a_batch_equals_itself_with_its_own_content(scene, inject, c
 
 def test_each_prediction_of_cfg_gets_the_content_of_its_image():
     """Three images, two pictures: rows are cond 0 1 2, uncond 0 1 2. The nearest level counts in log sigma."""
-    from pack.nodes.host.hspace import Moment
-    from pack.nodes.host.hspace_record import Content
+    from pack.nodes.host.hspace.edit import Place
+    from pack.nodes.host.hspace.inject import Content
 
     pictures = torch.arange(2.0).view(2, 1, 1, 1)
     found = Content({1.0: pictures + 10, 8.0: pictures})
-    rows = found(torch.zeros(6, 1, 1, 1), Moment(3.0, 1.0, 0.5, 10, chunks=2))
+    rows = found(torch.zeros(6, 1, 1, 1), Place(3.0, 1.0, 0.5, 10, chunks=2))
     assert rows.flatten().tolist() == [0, 1, 0, 0, 1, 0]
-    rows = found(torch.zeros(6, 1, 1, 1), Moment(2.0, 1.0, 0.5, 10, chunks=2))
+    rows = found(torch.zeros(6, 1, 1, 1), Place(2.0, 1.0, 0.5, 10, chunks=2))
     assert rows.flatten().tolist() == [10, 11, 10, 10, 11, 10]
 
 
 def test_the_content_is_that_of_the_model_without_its_edits(host, inject, execute):
-    from pack.nodes.host.hspace import applications, direction_edit
+    from pack.nodes.host.hspace.edit import direction_edit
+    from pack.nodes.host.hspace.run import applications
 
     options = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
     hspace = [direction_edit(5 * host.direction, name="d")]

@@ -129,7 +129,7 @@ def test_curves_are_means_over_the_pictures(timing):
 
 def test_a_threshold_that_is_never_reached_gives_the_published_default():
     from pack.guidance.asyrp_timing import Fading
-    from pack.nodes.hspace_images import phase
+    from pack.nodes.hspace_pictures import phase
 
     part = phase(Fading([1.0, 0.5], [0.0, 0.1]), 0.33, 0.5)
     assert part["percent"] == 0.5 and not part["reached"]

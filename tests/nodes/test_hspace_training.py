@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, user_folder, monkeypatch,
     import comfy.model_management as mm
 
     whole, _ = train(form=form, rounds=3, samples=2)
-    from pack.nodes.host.hspace_training import Training
+    from pack.nodes.host.hspace.training import Training
 
     step, made = Training.step, []
 
@@ -90,7 +90,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, user_folder, monkeypatch,
 
 
 def test_a_run_with_other_settings_does_not_take_up_a_stopped_one(train, model, encoder, user_folder, execute):
-    from pack.nodes.host.hspace_training import Recipe, Training
+    from pack.nodes.host.hspace.training import Recipe, Training
 
     settings = {key: value for key, value in RECIPE.items() if key != "size"}
     paths = {
@@ -153,7 +153,7 @@ def test_the_hosts_unet_learns_directions_and_no_delta_blocks(execute, encoder, 
     from comfy.taesd.taesd import TAESD
 
     from bench.guide_cost import unet
-    from pack.nodes.host.pixel_model import vae_around
+    from pack.nodes.host.pictures import vae_around
 
     model = unet(channels=32)
     golden_files.fill(model.model.diffusion_model, "unet.")

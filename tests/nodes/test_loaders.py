@@ -79,7 +79,7 @@ def test_a_classifier_says_it_too_and_is_chosen(result):
     node = result("Guidance_LoadClassifier", classifier_name=name, **chosen)
     assert node.ui is None
     classifier = node.args[0]
-    assert len(classifier.log_sigmas) == 4000
+    assert len(classifier.schedule.sigmas) == 4000
     with torch.inference_mode(False), torch.no_grad():
         wanted = own_classifier(head_channels=None, num_heads=2)(X, T)
         assert torch.equal(classifier.patcher.model(X, T), wanted)
@@ -142,7 +142,7 @@ def test_a_model_of_grey_pictures_or_of_latents_is_refused_when_it_is_loaded(loa
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_chain_of_any_length_is_the_hosts_to_sample(load, execute, steps, schedule):
     """Sigmas of the whole chain; percent spans it; the network hears the index of the sigma."""
-    from pack.models.denoiser import NoiseSchedule
+    from pack.models.schedule import NoiseSchedule
 
     name = put("models", own_unet())
     chosen = {"model_name": name, "schedule": schedule, "training_steps": steps, "image_size": 32}
@@ -162,7 +162,7 @@ def test_a_chain_of_any_length_is_the_hosts_to_sample(load, execute, steps, sche
 def test_a_thousand_steps_are_the_hosts_own_chain_bit_for_bit(models):
     import comfy.model_sampling
 
-    from pack.models.denoiser import NoiseSchedule
+    from pack.models.schedule import NoiseSchedule
 
     ours = models["scenes_unet"][0].get_model_object("model_sampling")
     host = comfy.model_sampling.ModelSamplingDiscrete()

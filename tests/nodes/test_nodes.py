@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pack.models.denoiser import NoiseSchedule
+from pack.models.schedule import NoiseSchedule
 
 pytestmark = pytest.mark.host
 SHAPES = "circle\nsquare\ntriangle\nstar"

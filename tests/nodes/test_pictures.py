@@ -39,3 +39,32 @@ def test_captions_stand_above_the_pictures_and_start_again(execute):
 def test_transparency_is_left_out(execute):
     (sheet,) = execute("Guidance_ContactSheet", images={"image0": torch.zeros(1, 4, 4, 4)}, scale=1)
     assert sheet.shape[-1] == 3
+
+
+def test_each_batch_begins_a_row_under_its_title(execute):
+    images = {"image0": torch.zeros(3, 32, 32, 3), "image1": torch.zeros(2, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles="without\nwith")
+    rows = sheet[0].split([16, 36, 36, 16, 36])
+    assert [bool((row == 0).any()) for row in rows] == [True] * 5
+    assert (rows[2][:, 36:] == 1).all() and (rows[4][2:34, 38:70] == 0).all()
+    assert not torch.equal(rows[0], rows[3])
+
+
+def test_an_empty_title_leaves_its_batch_without(execute):
+    images = {"image0": torch.zeros(2, 32, 32, 3), "image1": torch.zeros(2, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles=";with")
+    (plain,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1)
+    assert torch.equal(sheet[0, :36], plain[0, :36]) and torch.equal(sheet[0, 52:], plain[0, 36:])
+
+
+def test_a_row_of_empty_captions_has_no_room_for_them(execute):
+    images = {"image0": torch.zeros(4, 32, 32, 3)}
+    (sheet,) = execute("Guidance_ContactSheet", images=images, columns=2, scale=1, labels=";;A;B")
+    assert sheet.shape[1] == 36 + 36 + 12
+    assert (sheet[0, 2:34, 2:34] == 0).all() and sheet[0, 38:50].min() < 0.5
+
+
+def test_more_titles_than_batches_are_refused(execute):
+    images = {"image0": torch.zeros(4, 32, 32, 3)}
+    with pytest.raises(ValueError, match=r"titles.*these are 2 for 1"):
+        execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles="a\nb")

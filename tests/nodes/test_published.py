@@ -84,14 +84,15 @@ SAMPLERS = {"ddpm": "sample_ddpm", "ddim": "sample_ddim", "ddim_eta1": "sample_d
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_hosts_sampling_gives_the_published_trajectory(adm, name, guided, sample, execute):
     from pack.guidance import sampling
-    from pack.nodes.host.sampling import classifier_gradient, published_sampler
+    from pack.nodes.host.guides.classifier import classifier_gradient
+    from pack.nodes.host.sampling import published_sampler
 
     loop = getattr(sampling, SAMPLERS[name])
     loop = partial(loop, eta=1.0) if name == "ddim_eta1" else loop
     gradient = None
     if guided == "guided":
         gradient = classifier_gradient(adm.host_classifier, adm.golden["y"], adm.arguments["classifier_scale"])
-    sampler = published_sampler(loop, adm.arguments["clip_denoised"], gradient, noise=lambda x: adm.noise)
+    sampler = published_sampler(loop, adm.arguments["clip_denoised"], gradient, noise=adm.noise)
     (sigmas,) = execute(
         "Guidance_RespacedSigmas", model=adm.model, respacing=adm.arguments["diffusion"]["timestep_respacing"]
     )
@@ -168,8 +169,8 @@ def test_the_hosts_sampling_gives_asyrps_plain_trajectory(asyrp, sample, execute
     (sigmas,) = execute("Guidance_RespacedSigmas", model=asyrp.model, respacing=f"linspace{asyrp.arguments['steps']}")
     positive = [[torch.zeros(1, 1, 1), {}]]
     cut = asyrp.boosted
-    first = published_sampler(sample_ddim, False, noise=lambda x: asyrp.noise)
+    first = published_sampler(sample_ddim, False, noise=asyrp.noise)
     x = sample(asyrp.model, positive, first, sigmas[: cut + 1], asyrp.golden["inverted"])["samples"]
-    second = published_sampler(partial(sample_ddim, eta=1.0), False, noise=lambda x: lambda k: asyrp.noise(cut + k))
+    second = published_sampler(partial(sample_ddim, eta=1.0), False, noise=lambda k: asyrp.noise(cut + k))
     x = sample(asyrp.model, positive, second, sigmas[cut:], torch.zeros_like(x), x)["samples"]
     assert golden_files.relative_error(x, asyrp.golden["sample.plain"]) < 1e-3

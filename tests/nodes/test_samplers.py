@@ -254,7 +254,8 @@ def test_the_classifiers_graph_is_freed_at_every_step(eps_model, execute, pack_n
     import gc
 
     from pack.guidance.sampling import sample_ddim
-    from pack.nodes.host.sampling import classifier_gradient, published_sampler, respaced_sigmas
+    from pack.nodes.host.guides.classifier import classifier_gradient
+    from pack.nodes.host.sampling import published_sampler, respaced_sigmas
 
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
     alive = {}

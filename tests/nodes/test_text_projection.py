@@ -35,7 +35,7 @@ def clip(weight, files=None):
 
 
 def reader(*given):
-    from pack.nodes.host.clip_vision import text_reader
+    from pack.nodes.host.guides.clip_vision import text_reader
 
     return text_reader(clip(*given), WIDTH)
 

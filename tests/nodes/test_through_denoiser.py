@@ -119,9 +119,10 @@ class Scene:
     def guided(self, gradient="through denoiser", compare=None):
         """The model with a guide that likes a pattern of colours: E = <colours, wanted>."""
         from pack.guidance.weight import Weight
-        from pack.nodes.host.guided_run import Application, apply
-        from pack.nodes.host.guides import COLOURS_ONLY, Guide
-        from pack.nodes.host.report import Report
+        from pack.nodes.host.guides.application import Application
+        from pack.nodes.host.guides.guide import COLOURS_ONLY, Guide
+        from pack.nodes.host.guides.report import Report
+        from pack.nodes.host.guides.run import apply
 
         guide = Guide(
             name="pattern",

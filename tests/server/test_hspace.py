@@ -37,7 +37,7 @@ def by_class(prompt, class_type):
 def test_a_strength_of_0_gives_the_same_picture_and_another_does_not(server):
     prompt = workflow("hspace_dial")
     for _, node in by_class(prompt, "Guidance_ContactSheet"):
-        node["inputs"]["labels"] = ""
+        node["inputs"]["titles"] = ""
     for _, node in by_class(prompt, "Guidance_HSpaceEdit"):
         node["inputs"]["strength"] = 0.0
     (sheet,) = pictures(server, prompt)

@@ -1,0 +1,228 @@
+"""Steering: guides joined, put into a MODEL, and reported on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..guidance.gradient import ESTIMATORS
+from ..guidance.weight import Weight
+from . import sockets
+from .guides import CATEGORY
+from .host.errors import GuidanceNode, about
+from .host.guides.application import AUTO, UNITS, Application
+from .host.guides.guide import Guide
+from .host.guides.report import Report, by_guide, decoders, remark
+from .host.guides.run import applications, apply
+from .host.pictures import choose_decoder
+from .plot import Panel, plot
+from .widgets import weight_input
+
+
+class CombineGuides(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        guides = io.Autogrow.TemplatePrefix(
+            sockets.Guide.Input("guide", tooltip="A guide; a new slot appears when this one is connected."),
+            prefix="guide",
+            min=1,
+            max=16,
+        )
+        return io.Schema(
+            node_id="Guidance_CombineGuides",
+            display_name="Combine Guides",
+            category=CATEGORY,
+            description="Several guides as one. Each keeps its weight, window and mask.",
+            search_aliases=["mix guides", "SDG", "text and style"],
+            inputs=[io.Autogrow.Input("guides", template=guides)],
+            outputs=[sockets.Guide.Output(display_name="guides")],
+        )
+
+    @classmethod
+    def run(cls, guides: dict[str, list[Guide]]) -> io.NodeOutput:
+        joined = [guide for part in guides.values() if part is not None for guide in part]
+        with about("guides"):
+            if not joined:
+                raise ValueError("at least one guide is needed")
+        return io.NodeOutput(joined)
+
+
+class ApplyGuides(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ApplyGuides",
+            display_name="Apply Guides",
+            category=CATEGORY,
+            description="Puts guides into a MODEL. Works with every sampler, guider, LoRA and ControlNet of the host.",
+            search_aliases=["gradient guidance", "SDG", "universal guidance", "MPGD", "DPS", "FreeDoM", "classifier"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any model: SD1.5, SDXL, flow, or a pixel model."),
+                sockets.Guide.Input("guides", tooltip="One guide, or several from Combine Guides."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="For models on latents, when a guide looks at pixels. A TAESD in models/vae_approx goes "
+                    "first: it is much cheaper. Guide Report says which was used.",
+                ),
+                weight_input(1.0, 100.0, "Multiplies all weights. 0: off."),
+                io.Combo.Input(
+                    "gradient",
+                    options=[AUTO, *ESTIMATORS],
+                    default=AUTO,
+                    tooltip="Where gradients are taken. auto: at noisy for noise-aware guides on pixel models, else at "
+                    "denoised. at denoised works with every model. through denoiser is exact and slow.",
+                ),
+                io.Combo.Input(
+                    "unit",
+                    options=list(UNITS),
+                    default=AUTO,
+                    advanced=True,
+                    tooltip="Of the weights. paper: multiplies the gradient of a probability. lambda: how far the "
+                    "guide moves a sample, by the model's own step and, at much noise, by the size of the data. auto: "
+                    "paper at noisy, else lambda.",
+                ),
+                io.Float.Input(
+                    "cap",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="No push is longer than this lambda (see unit); 0: no limit. Noise-aware guides "
+                    "at their paper's scale are never cut.",
+                ),
+                io.Int.Input(
+                    "every",
+                    default=1,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip="Look at each k-th step only and keep pushing the same way between: k times cheaper. Steps "
+                    "of one run: the second sampler of a chain counts anew.",
+                ),
+                io.Int.Input(
+                    "inner_steps",
+                    default=3,
+                    min=1,
+                    max=16,
+                    advanced=True,
+                    tooltip="Looks at each step of at denoised optimised.",
+                ),
+                io.Int.Input(
+                    "views",
+                    default=3,
+                    min=1,
+                    max=16,
+                    advanced=True,
+                    tooltip="The whole picture and random crops, so many in all: one view alone is easily fooled.",
+                ),
+                io.Int.Input(
+                    "recurrence",
+                    default=1,
+                    min=1,
+                    max=10,
+                    advanced=True,
+                    tooltip="Times that each guided step is taken: it is undone with fresh noise and repeated. For the "
+                    "samplers euler and ddim.",
+                ),
+                io.Vae.Input(
+                    "tiny_vae",
+                    optional=True,
+                    advanced=True,
+                    tooltip="A small decoder (TAESD) for the guides, loaded with Load VAE.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        model: Any,
+        guides: list[Guide],
+        strength: float,
+        gradient: str,
+        unit: str,
+        cap: float,
+        every: int,
+        inner_steps: int,
+        views: int,
+        recurrence: int,
+        vae: Any | None = None,
+        tiny_vae: Any | None = None,
+    ) -> io.NodeOutput:
+        with about("strength"):
+            Weight(strength)
+        active = [guide for guide in guides if guide.weight.value and guide.weight.start < guide.weight.end]
+        if not active or strength == 0:
+            return io.NodeOutput(model)
+        with about("gradient"):
+            needs_pixels = [guide for guide in active if guide.needs_decoding(model, gradient)]
+        decoder, name = choose_decoder(model, vae, tiny_vae, bool(needs_pixels))
+        return io.NodeOutput(
+            apply(
+                model,
+                Application(
+                    guides=active,
+                    vae=decoder,
+                    strength=strength,
+                    gradient=gradient,
+                    unit=unit,
+                    cap=cap,
+                    every=every,
+                    inner_steps=inner_steps,
+                    views=views,
+                    recurrence=recurrence,
+                    report=Report(decoder=name),
+                ),
+            )
+        )
+
+
+class GuideReport(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_GuideReport",
+            display_name="Guide Report",
+            category=CATEGORY,
+            description="What each guide did in the model's last run: loss, gradient, push in units of the model's own "
+            "step, and how often it was capped.",
+            search_aliases=["loss", "gradient norm", "plot", "debug"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL from Apply Guides, as it went to the sampler."),
+                io.Latent.Input("samples", tooltip="The sampler's output: the report is made after it."),
+            ],
+            outputs=[io.Image.Output(), io.String.Output(display_name="json")],
+        )
+
+    @classmethod
+    def run(cls, model: Any, samples: dict[str, Any]) -> io.NodeOutput:
+        reports = [application.report for application in applications(model)]
+        found, note, decoder = by_guide(reports), remark(reports), decoders(reports)
+        said = "".join(f" - {part}" for part in (note, decoder and f"decoder: {decoder}") if part)
+        titles = {
+            "loss": "loss (lower is nearer to the goal)",
+            "grad_norm": "gradient norm",
+            "lambda": "lambda: push / the model's own step",
+            "capped": "share of capped samples",
+        }
+        panels = [
+            Panel(
+                title + (said if key == "loss" else ""),
+                "progress (0: noise, 1: picture)",
+                {
+                    name: [(row["progress"], row[key]) for row in rows if row[key] is not None]
+                    for name, rows in found.items()
+                },
+            )
+            for key, title in titles.items()
+        ]
+        report = {"note": note, "decoder": decoder, "guides": found}
+        return io.NodeOutput(plot(panels), json.dumps(report, indent=1, allow_nan=False))
+
+
+NODES: list[type[io.ComfyNode]] = [CombineGuides, ApplyGuides, GuideReport]

@@ -1,0 +1,56 @@
+"""What Apply Guides was told, and what it needs of the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ....guidance.combine import EXACT
+from .guide import Guide
+from .report import Report
+
+AUTO, RELATIVE = "auto", "lambda"
+UNITS = (AUTO, "paper", RELATIVE)
+THROUGH, DENOISED = "through denoiser", "at denoised"
+VIEW_DETAIL = 1.25  # decoded pixels for each pixel that an encoder looks at: crops look closer than the whole
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """What Apply Guides was told. `vae` is how guides get pixels, None where they need none."""
+
+    guides: Sequence[Guide]
+    vae: Any | None
+    strength: float
+    gradient: str
+    unit: str
+    cap: float
+    every: int
+    inner_steps: int
+    views: int
+    recurrence: int
+    report: Report
+
+    def estimator(self, guide: Guide, exact_possible: bool) -> str:
+        if self.gradient != AUTO:
+            return self.gradient
+        return EXACT if guide.noise_aware and exact_possible else DENOISED
+
+    def relative(self, estimator: str) -> bool:
+        """Whether a weight is a lambda: everywhere but for noise-aware guides at the noisy sample."""
+        return self.unit == RELATIVE or (self.unit == AUTO and estimator != EXACT)
+
+
+def activations(application: Application, model: Any, noise_shape: Any) -> float:
+    """Bytes that a sample's guides keep for their backward, roughly: twelve times their pictures at 64 channels, and
+    three times what decoding alone would take."""
+    pictures = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
+    if application.vae is None or len(noise_shape) != 4:
+        return pictures
+    largest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+    side = min(*noise_shape[2:], math.ceil(largest / model.model.latent_format.spacial_downscale_ratio))
+    return pictures + 3 * application.vae.memory_used_decode([1, noise_shape[1], side, side], torch.float32)

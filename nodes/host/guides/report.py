@@ -1,0 +1,86 @@
+"""What guides did in a model's last run, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+from ....guidance.combine import Steered
+
+
+def prompt_id() -> str | None:
+    """Of the workflow that is being executed."""
+    context = get_executing_context()
+    return None if context is None else context.prompt_id
+
+
+@dataclass
+class Report:
+    """One application's readings, a row for each guide and evaluation; means over the batch."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    runs: int = 0
+    prompt: str | None = None  # workflow of the last run
+    decoder: str = ""  # how the guides get pixels of latents; empty: they need none
+    idle: str = ""  # why the guides did nothing in the last run, if they could not
+
+    def begin(self, idle: str = "") -> None:
+        self.rows, self.idle = [], idle
+        self.runs += 1
+        self.prompt = prompt_id()
+
+    def add(self, sigma: float, progress: float, steered: Steered) -> None:
+        capped = float(steered.capped.float().mean())
+        for reading in steered.readings:
+            self.rows.append(
+                {
+                    "guide": reading.name,
+                    "sigma": round(sigma, 5),
+                    "progress": round(progress, 4),
+                    "loss": _number(reading.loss),
+                    "grad_norm": _number(reading.grad_norm),
+                    "lambda": _number(reading.lambda_),
+                    "capped": capped,
+                    "dropped": float(reading.dropped.float().mean()),
+                }
+            )
+
+
+def _number(values: Tensor) -> float | None:
+    """The mean of those that are finite; None if none is, which JSON can say and NaN it can't."""
+    finite = values[torch.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def by_guide(reports: list[Report]) -> dict[str, list[dict[str, Any]]]:
+    """All rows, in the order of the run."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for row in report.rows:
+            found.setdefault(row["guide"], []).append({key: value for key, value in row.items() if key != "guide"})
+    return found
+
+
+def decoders(reports: list[Report]) -> str:
+    """How guides got pixels of latents, in a few words; empty if no guide needed any."""
+    return ", ".join(dict.fromkeys(report.decoder for report in reports if report.decoder))
+
+
+def remark(reports: list[Report]) -> str:
+    """What a reader of the numbers should know; empty if nothing."""
+    if not reports:
+        return "this MODEL has no guides; connect the MODEL output of Apply Guides"
+    if not any(report.runs for report in reports):
+        return "this MODEL has not sampled yet: samples were made by another one, or came from the cache"
+    for report in reports:
+        if report.idle:
+            return report.idle
+    if not any(report.rows for report in reports):
+        return "no guide was active in the last run: every weight or window was empty"
+    if all(report.prompt != prompt_id() for report in reports):
+        return "samples came from the cache; these are the numbers of the run that made them"
+    return ""

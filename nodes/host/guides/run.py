@@ -1,0 +1,95 @@
+"""Guides in a MODEL's runs: how they get there, the host's hooks that they use, and what lives for one run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..cfg.run import stands_still
+from ..run import Course, Feature, attach, attached, state_in
+from .application import THROUGH, Application, activations
+from .steer import GuidedRun, guided_prediction, jobs_of
+from .through import with_graph
+
+KEY = "diffusion_guidance"
+RISING = "the last run went from a picture to its noise, where guides do nothing"
+
+
+def apply(model: Any, application: Application) -> Any:
+    """A clone of the MODEL with one application more."""
+    patchers = [patcher for guide in application.guides for patcher in guide.patchers]
+    if application.vae is not None:
+        patchers.append(application.vae.patcher)
+    return attach(model, FEATURE, application, patchers)
+
+
+def applications(model: Any) -> Sequence[Application]:
+    """All applications of guides in a MODEL."""
+    return attached(model, FEATURE)
+
+
+def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
+    """Guides steer what is drawn. A run from a picture to its noise draws nothing."""
+    for application in parts:
+        application.report.begin(RISING if course.rising else "")
+    if course.rising:
+        return None
+    _refuse_unfit(course, parts)
+    if course.continues and any(part.every > 1 for part in parts):
+        logging.info("Diffusion Guidance: every counts the steps of this run, which begins at %.4g", course.sigmas[0])
+    return GuidedRun(course, parts)
+
+
+def _refuse_unfit(course: Course, parts: Sequence[Application]) -> None:
+    """Raises ValueError for what guides would do wrongly."""
+    if len(course.latent_shapes) > 1:
+        raise ValueError("guides work on one latent; this model samples several packed into one (video and audio)")
+    churn = getattr(course.sampler, "extra_options", {}).get("s_churn", 0)
+    if any(part.recurrence > 1 for part in parts) and (course.sampler_name != "sample_euler" or churn):
+        raise ValueError(
+            "recurrence above 1 needs the sampler euler or ddim (others would extrapolate its noise); choose one of "
+            "them, or set recurrence to 1"
+        )
+
+
+def _around_loading(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+    """PREPARE_SAMPLING: room for what autograd keeps; the host reckons in batches of its own model."""
+    parts = applications(model)
+    through = any(application.gradient == THROUGH for application in parts)
+    factor = 4 if through else 1
+    base = model.model.memory_required([1, *noise_shape[1:]])
+    factor += sum(activations(application, model, noise_shape) for application in parts) / max(base, 1)
+    return executor(model, [int(noise_shape[0] * factor + 0.999), *noise_shape[1:]], *args, **kwargs)
+
+
+def _around_prediction(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """PREDICT_NOISE: the host's prediction, every other node's patch included, and what the guides add to it."""
+    guider = executor.class_obj
+    options = {} if model_options is None else model_options
+    run: GuidedRun | None = state_in(guider.model_options, KEY)
+    if run is None or stands_still(guider.model_options, float(timestep.flatten()[0])):
+        return executor(x, timestep, options, *args, **kwargs)
+    work = jobs_of(run, x, float(timestep.flatten()[0]))
+    if not work:
+        return executor(x, timestep, options, *args, **kwargs)
+
+    def predict(x: Tensor, needs_graph: bool) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        if not needs_graph:
+            return executor(x, timestep, options, *args, **kwargs), None
+        return with_graph(guider, lambda y, o: executor(y, timestep.clone(), o, *args, **kwargs), x, options)
+
+    return guided_prediction(run, work, predict, x, timestep, options)
+
+
+FEATURE = Feature(
+    KEY,
+    _begin,
+    {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction},
+    nodes="Apply Guides",
+)

@@ -1,0 +1,225 @@
+"""Edits of the bottleneck at work: one wrapper around the network of a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ....guidance.hspace import steps_of_a_whole_run
+from ..pixel_model import VARIANCE
+from ..run import Course, Feature, attach, attached, state_in
+from .edit import BOTH, COND, Edits, Place, Prediction, bottleneck_of
+from .halves import Halves, Options, halves_of
+from .rows import ROWS, asked, is_uncond, names_of, views_of
+from .steps import Steps
+
+KEY = "diffusion_guidance_hspace"
+EASYCACHE = "easycache"  # the host's name for the wrapper of that node
+
+
+def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool = False) -> Any:
+    """A clone of the MODEL with edits more, or with these alone. Raises ValueError for models without a bottleneck.
+
+    `patchers`: networks that the run needs.
+    """
+    bottleneck_of(model)
+    return attach(model, FEATURE, edits, patchers, alone=alone)
+
+
+def applications(model: Any) -> Sequence[Edits]:
+    return attached(model, FEATURE)
+
+
+@dataclass(frozen=True, eq=False)
+class EditedRun:
+    """What the network's wrapper must know of a run."""
+
+    course: Course
+    jobs: Sequence[Edits]
+    steps: Steps | None  # None: no edit is asymmetric
+
+    @cached_property
+    def networks(self) -> list[Any]:
+        """The MODEL's own: a guider's hooks also come by where another MODEL is asked."""
+        model = self.course.model
+        clones = model.get_additional_models_with_key("multigpu")
+        return [part.model.diffusion_model for part in (model, *clones)]
+
+    @cached_property
+    def others(self) -> Sequence[str]:
+        """Names of the guider's conditionings that another MODEL predicts, perhaps with the same network."""
+        second = getattr(self.course.guider, "uncond_model_patcher", None)  # of the host's DualModelGuider
+        same = second is None or attached(second, FEATURE) is attached(self.course.model, FEATURE)
+        return () if same else ("negative",)
+
+    @cached_property
+    def progress(self) -> Sequence[float]:
+        """Of the schedule's noise levels."""
+        return [self.course.progress_of(sigma) for sigma in self.course.sigmas if sigma > 0]
+
+    def place(self, options: Options, x: Tensor) -> Place:
+        sigma = float(options["sigmas"].flatten()[0])
+        steps = steps_of_a_whole_run(self.progress, max(0, self.course.index(sigma))) if self.progress else 1.0
+        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x))
+
+
+def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
+    """Raises ValueError for samplers that asymmetric edits can't be made for."""
+    jobs = [part for part in parts if part.rising or not course.rising]
+    if not jobs:
+        return None
+    return EditedRun(course, jobs, Steps(course) if any(job.asymmetric for job in jobs) else None)
+
+
+def _around_predictions(
+    executor: Any, model: Any, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any], *more: Any
+) -> Any:
+    """CALC_COND_BATCH: tells the network's wrapper what its rows belong to."""
+    run: EditedRun | None = state_in(model_options, KEY)
+    if run is None:
+        return executor(model, conds, x, timestep, model_options, *more)
+    transformer = {**model_options["transformer_options"], ROWS: asked(run.course.guider.conds, conds, x)}
+    return executor(model, conds, x, timestep, {**model_options, "transformer_options": transformer}, *more)
+
+
+def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it."""
+    options = _options_in(args, kwargs)
+    run: EditedRun | None = options.get(KEY)
+    if run is None or executor.class_obj not in run.networks:
+        return executor(x, timesteps, *args, **kwargs)
+    place, names = run.place(options, x), names_of(options, run.course.guider.conds)
+    if run.steps is not None:
+        run.steps.look(options["sigmas"])
+    work = [job for job in run.jobs if job.weight(place.progress)]
+    if not work or place.sigma <= 0 or all(name in run.others for name in names):
+        return executor(x, timesteps, *args, **kwargs)
+    evaluate = _evaluation(executor, x, timesteps, args, kwargs)
+    halves = halves_of(executor.class_obj, evaluate, options, kwargs)
+    if isinstance(halves, Tensor):
+        return halves
+    result = _symmetric([job for job in work if not job.asymmetric], halves, place, names)
+    rest = [job for job in work if job.asymmetric]
+    if not rest:
+        return result
+    again = partial(_again, evaluate, options)
+    return _asymmetric(rest, run, halves, place, result, _prediction(run, x, halves.plain, place, again), options)
+
+
+def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place, names: Sequence[str | None]) -> Tensor:
+    """The output of h with the edits of a chain, each evaluated at the plain h as in Asyrp's code."""
+    h = halves.h
+    for job in jobs:
+        changed = job.edited(halves.h, halves.emb, place)
+        if changed is not halves.h:
+            changed = _chosen(halves.h, changed, job.side, names)
+            h = changed if h is halves.h else h + (changed - halves.h)
+    return halves.plain if h is halves.h else halves.decode(h)
+
+
+def _asymmetric(
+    jobs: Sequence[Edits],
+    run: EditedRun,
+    halves: Halves,
+    place: Place,
+    result: Tensor,
+    prediction: Prediction,
+    options: Options,
+) -> Tensor:
+    """The output by which the sampler moves x0 as far as the edits of a chain want together; in float32."""
+    assert run.steps is not None
+    names, total = names_of(options, run.course.guider.conds), torch.zeros_like(halves.plain, dtype=torch.float32)
+    for job in jobs:
+        edited = job.edited(halves.h.float(), halves.emb, place)
+        wanted = job.wanted(place, prediction, halves.difference(edited))
+        total = total + _chosen(torch.zeros_like(wanted), wanted, job.side, names)
+    return result + run.steps.added(total, _parts(options)) / prediction.b
+
+
+def _parts(options: Options) -> list[Hashable]:
+    """A name for each prediction of a batch that is the same at every step."""
+    rows = options.get("cond_or_uncond", [0])
+    return list(zip(rows, options.get("uuids") or rows, strict=True))
+
+
+def _prediction(
+    run: EditedRun, x: Tensor, plain: Tensor, place: Place, again: Callable[[Tensor], Tensor]
+) -> Prediction:
+    """Whatever a network predicts, its `sampling` is asked for a, b and scale."""
+    assert run.steps is not None
+    sampling, course = run.course.sampling, run.course
+    level = x.new_full((1,), place.sigma, dtype=torch.float32)
+    one, zero = level.new_ones(1, 1, 1, 1), level.new_zeros(1, 1, 1, 1)
+    a, b = sampling.calculate_denoised(level, zero, one), sampling.calculate_denoised(level, one, zero)
+    scale = sampling.calculate_input(level, one)
+    return Prediction(x, plain, a, b, scale, course.flow, run.steps.move(), again)
+
+
+def _again(evaluate: Callable[..., Tensor], options: Options, at: Tensor) -> Tensor:
+    """The network at another input. Raises ValueError where a step cache would take it for the next step."""
+    inner = list(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}))
+    if EASYCACHE in inner and inner.index(EASYCACHE) > inner.index(KEY):
+        raise ValueError(
+            "HSpace Inject: calibration asks the network a second time in a step, which EasyCache behind it would take "
+            "for the next step; put EasyCache in front of HSpace Inject, or set calibration to 0"
+        )
+    return evaluate({**options, VARIANCE: None}, at)
+
+
+def _options_in(args: Sequence[Any], kwargs: dict[str, Any]) -> Options:
+    """The transformer_options of a call, by name or by place."""
+    if "transformer_options" in kwargs:
+        return kwargs["transformer_options"]
+    return next(part for part in args if _is_options(part))
+
+
+def _is_options(part: Any) -> bool:
+    return isinstance(part, dict) and "cond_or_uncond" in part
+
+
+def _evaluation(
+    executor: Any, x: Tensor, timesteps: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Callable[..., Tensor]:
+    """The network again, with other options and at another sample; (transformer_options, x) -> output."""
+    options = _options_in(args, kwargs)
+    dicts = (part for part in (kwargs.get("control"), *args) if isinstance(part, dict) and part is not options)
+    control = next(dicts, {})
+    residuals = {key: list(value) for key, value in control.items()}
+
+    def evaluate(changed: Options, at: Tensor = x) -> Tensor:
+        control.update({key: list(value) for key, value in residuals.items()})  # the host takes them off these lists
+        named = {**kwargs, "transformer_options": changed} if "transformer_options" in kwargs else kwargs
+        return executor(at, timesteps, *(changed if part is options else part for part in args), **named)
+
+    return evaluate
+
+
+def _chosen(plain: Tensor, edited: Tensor, side: str, names: Sequence[str | None]) -> Tensor:
+    """The edited rows of the side that was asked for. The guider's names say what each part of a batch is.
+
+    Raises ValueError where a side was asked for and the guider doesn't name what it predicts.
+    """
+    if side == BOTH:
+        return edited
+    if None in names:
+        raise ValueError(
+            f"HSpace Edit: apply_to is {side!r}, and this guider doesn't tell which of its predictions are that; "
+            f"choose {BOTH!r}, or sample with KSampler or CFGGuider"
+        )
+    wanted = [is_uncond(str(name)) == (side != COND) for name in names]
+    parts = zip(plain.chunk(len(wanted)), edited.chunk(len(wanted)), wanted, strict=True)
+    return torch.cat([new if take else old for old, new, take in parts])
+
+
+FEATURE = Feature(
+    KEY,
+    _begin,
+    {WrappersMP.CALC_COND_BATCH: _around_predictions, WrappersMP.DIFFUSION_MODEL: _around_network},
+    nodes="HSpace Edit, HSpace Inject",
+)

@@ -1,0 +1,97 @@
+"""Finding directions of h-space without training: contrasts and principal components over runs of a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.sample
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....guidance.hspace import principal
+from ....guidance.weight import Weight
+from ..inversion import inversion_sigmas, inverted
+from ..model import owner_of
+from ..sampling import sampled
+from .edit import BOTH, Application, Edit, direction_edit
+from .record import Means, recording
+from .run import applied
+
+SHEET = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths of a contact sheet
+AT_ONCE = 8
+
+
+def recorded(model: Any, starts: Tensor, run: Callable[[Any, Tensor], Any], bar: Any) -> Tensor:
+    """h of runs from these starts, [N 8 C h w]."""
+    parts: list[Tensor] = []
+    for part in starts.split(AT_ONCE):
+        mm.throw_exception_if_processing_interrupted()
+        means = Means()
+        run(recording(model, means.add), part)
+        parts.append(means.result())
+        bar.update(len(part))
+    return torch.cat(parts)
+
+
+def along_samples(model: Any, positive: Any, noise: Tensor, steps: int, bar: Any) -> Tensor:
+    """h of plain samples, [N 8 C h w]."""
+    return recorded(model, noise, lambda model, part: sampled(model, positive, part, steps), bar)
+
+
+def along_inversions(model: Any, conditioning: Any, pictures: Tensor, steps: int, bar: Any) -> Tensor:
+    """h of latents of pictures on their way to noise, [N 8 C h w]."""
+    sigmas = inversion_sigmas(model, steps, "")
+    return recorded(model, pictures, lambda model, part: inverted(model, part, conditioning, sigmas), bar)
+
+
+def difference(model: Any, delta_h: Tensor) -> list[Edit]:
+    """A contrast as a direction of its model."""
+    owner, fingerprint = owner_of(model)
+    return [direction_edit(delta_h, name="contrast", model=owner, fingerprint=fingerprint)]
+
+
+def contrast(model: Any, positive: Any, negative: Any, noise: Tensor, steps: int) -> list[Edit]:
+    """Mean difference of h between two conditions, from the same noises, for each range of progress."""
+    bar = comfy.utils.ProgressBar(2 * len(noise))
+    first, second = (along_samples(model, part, noise, steps, bar) for part in (positive, negative))
+    return difference(model, (first - second).mean(0))
+
+
+def contrast_of_pictures(model: Any, conditioning: Any, pair: tuple[Tensor, Tensor], steps: int) -> list[Edit]:
+    """Difference of the mean h of two sets of pictures (latents), for each range of progress.
+
+    (Haas et al. 2023, arXiv 2303.11073: supervised directions.)
+    """
+    bar = comfy.utils.ProgressBar(sum(len(pictures) for pictures in pair))
+    first, second = (along_inversions(model, conditioning, pictures, steps, bar).mean(0) for pictures in pair)
+    return difference(model, first - second)
+
+
+def principal_components(model: Any, positive: Any, noise: Tensor, steps: int, count: int) -> list[Edit]:
+    """Principal components of h over samples; strength 1 is one deviation. Raises ValueError for too few samples."""
+    if len(noise) <= count:
+        raise ValueError(f"{count} components need more than {count} samples, {len(noise)} were asked for")
+    bar = comfy.utils.ProgressBar(len(noise))
+    _, found, deviations = principal(along_samples(model, positive, noise, steps, bar), count)
+    owner, fingerprint = owner_of(model)
+    return [
+        direction_edit(delta_h * size, name=f"component {k + 1}", model=owner, fingerprint=fingerprint)
+        for k, (delta_h, size) in enumerate(zip(found, deviations, strict=True))
+    ]
+
+
+def sheet(model: Any, edits: Sequence[Edit], positive: Any, noise: Tensor, steps: int) -> Tensor:
+    """Latents of one noise under each edit at the strengths of SHEET, row by row."""
+    rows: list[Tensor] = []
+    bar = comfy.utils.ProgressBar(len(edits) * len(SHEET))
+    for edit in edits:
+        for strength in SHEET:
+            mm.throw_exception_if_processing_interrupted()
+            job = Application([edit], Weight(strength), True, BOTH, False, None)
+            edited = applied(model, job, job.patchers) if strength else model
+            rows.append(sampled(edited, positive, noise[:1], steps))
+            bar.update(1)
+    return torch.cat(rows)

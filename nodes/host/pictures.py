@@ -1,0 +1,224 @@
+"""Pictures and samples: IMAGEs as tensors, VAEs, the tiny decoder, and how guides see what a MODEL samples."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import folder_paths
+import latent_preview
+import torch
+from comfy.taesd.taesd import TAESD
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ...guidance.views import clamped
+from ...models import haar
+from .errors import about
+from .gradients import differentiable
+from .model import COLOURS, check_size, check_vae, is_pixel_model
+from .pixel_model import HaarFormat
+
+VIDEO = 5  # axes of a video latent, [B C T H W]
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """IMAGE [B H W C] in [0, 1] -> [B 3 H W] in [-1, 1]; transparency is left out."""
+    if image.ndim != 4 or image.shape[-1] < COLOURS or 0 in image.shape:
+        raise ValueError(
+            f"an IMAGE with {COLOURS} colour channels is needed, this one has the shape {list(image.shape)}"
+        )
+    return image[..., :COLOURS].movedim(-1, 1) * 2 - 1
+
+
+def empty_pixels(batch: int, height: int, width: int) -> dict[str, Any]:
+    """An empty LATENT of pictures."""
+    samples = torch.zeros(batch, COLOURS, height, width, device=mm.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": 1}
+
+
+def area(mask: Tensor | None, denoise_mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Where a guide acts, at the sample's size: its own mask, and only what inpainting leaves free."""
+    result = None
+    if mask is not None:
+        small = interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).to(x), x.shape[-2:], mode="area")  # [n 1 h w]
+        if len(small) not in (1, len(x)):
+            raise ValueError(f"a guide's mask has {len(small)} pictures for a batch of {len(x)}; give one, or {len(x)}")
+        result = small if x.ndim == 4 else small.reshape(len(small), *[1] * (x.ndim - 3), *x.shape[-2:])
+    if denoise_mask is None:
+        return result
+    free = denoise_mask.to(x).clone()
+    return free if result is None else result * free
+
+
+def require_vae(model: Any, vae: Any) -> None:
+    """Raises ValueError where pictures can't become latents of the model."""
+    if vae is not None:
+        check_vae(model, vae)
+    elif not is_pixel_model(model):
+        raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
+
+
+def encode_picture(image: Tensor, vae: Any) -> Tensor:
+    """IMAGE [B H W C] -> the model's latents, outside form (as in a LATENT)."""
+    return to_pixels(image) if vae is None else vae.encode(image[..., :COLOURS])
+
+
+def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tensor:
+    """Latents of the pictures at an input, or what is wrong with them or the VAE."""
+    with about("vae"):
+        require_vae(model, vae)
+    with about(name):
+        samples = encode_picture(image, vae)
+        check_size(model, samples.shape)
+        return samples
+
+
+def pixel_vae() -> comfy.sd.VAE:
+    """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
+    """The host's VAE with a network of ours: latents of so many channels, a ratio smaller than pictures."""
+    vae: Any = pixel_vae()
+    network.eval().requires_grad_(False)
+    vae.first_stage_model = network
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        network, load_device=vae.device, offload_device=mm.vae_offload_device()
+    )
+    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, ratio, ratio
+    vae.vae_dtype = torch.float32
+    return vae
+
+
+class HaarVAE(nn.Module):
+    """Wavelet transform as the network of a VAE."""
+
+    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return haar.analyse(pixels)
+
+    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return haar.synthesise(samples)
+
+
+def vae_of(model: Any) -> comfy.sd.VAE:
+    """The VAE that belongs to one of the pack's models."""
+    if model.model.facts.space == "haar":
+        return vae_around(HaarVAE(), HaarFormat.latent_channels, HaarFormat.spacial_downscale_ratio)
+    return pixel_vae()
+
+
+class ModelSpaceTAESD(TAESD):
+    """A TAESD as the host's previews use it: on latents as the model has them, not as a VAE has them."""
+
+
+def tiny_path(model: Any) -> str | None:
+    """The TAESD of the model's latents, if the user has it in models/vae_approx."""
+    latent_format = model.model.latent_format
+    wanted = getattr(latent_format, "taesd_decoder_name", None)
+    if not wanted or wanted in latent_preview.VIDEO_TAES:  # those of video models are built otherwise
+        return None
+    names = [name for name in folder_paths.get_filename_list("vae_approx") if name.startswith(wanted)]
+    return folder_paths.get_full_path("vae_approx", names[0]) if names else None
+
+
+def tiny_decoder(model: Any, path: str) -> comfy.sd.VAE:
+    """A TAESD of the model's latents as a VAE."""
+    latent_format = model.model.latent_format
+    with torch.inference_mode(False), torch.no_grad():
+        taesd = ModelSpaceTAESD(None, path, latent_channels=latent_format.latent_channels)
+    return vae_around(taesd, latent_format.latent_channels, latent_format.spacial_downscale_ratio)
+
+
+def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bool) -> tuple[Any | None, str]:
+    """The cheapest way to pixels, and what it is: none needed, the wired tiny decoder, the host's TAESD, the wired VAE.
+
+    Raises ValueError where guides need pixels and there is no way to them.
+    """
+    if not needed or is_pixel_model(model):
+        return None, ""
+    for name, wired in (("vae", vae), ("tiny_vae", tiny_vae)):
+        if wired is not None:
+            with about(name):
+                check_vae(model, wired)
+    if tiny_vae is not None:
+        return tiny_vae, "input tiny_vae"
+    path = tiny_path(model)
+    if path is not None:
+        return tiny_decoder(model, path), f"{Path(path).name} in models/vae_approx"
+    if vae is None:
+        with about("vae"):
+            name = getattr(model.model.latent_format, "taesd_decoder_name", None)
+            tiny = f", or put {name}.safetensors into models/vae_approx" if name else ""
+            raise ValueError(
+                "a guide looks at pixels and this model works on latents: connect the VAE of the checkpoint"
+                f"{tiny} (cheaper)"
+            )
+    return vae, "input vae"
+
+
+class Decoder:
+    """The pixels of a sample, differentiable. What was last decoded is kept for guides that ask again."""
+
+    def __init__(self, model: Any, vae: Any | None):
+        """`vae` is None where the model works on pictures, or no guide needs any."""
+        self.model = model
+        self.vae = vae
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def ratio(self) -> int:
+        """Pixels a latent element is wide."""
+        return self.model.model.latent_format.spacial_downscale_ratio
+
+    def pixels(self, z: Tensor, smallest: float) -> Tensor:
+        """A clean sample [B ...] -> [B*F 3 H W] in [-1, 1]; F frames of a video, else 1.
+
+        Latents much larger than guides of `smallest` pixels need are averaged first: decoding is what costs.
+        """
+        if self.seen is None or self.seen[0] is not z:
+            self.seen = (z, clamped(self._decoded(z, smallest)))
+        return self.seen[1]
+
+    def _decoded(self, z: Tensor, smallest: float) -> Tensor:
+        if self.vae is None:
+            return _frames(z)
+        if not isinstance(self.vae.first_stage_model, ModelSpaceTAESD):
+            z = self.model.model.process_latent_out(z)
+        enough = math.ceil(smallest / self.ratio)
+        if z.ndim == 4 and min(z.shape[2:]) > enough:
+            scale = enough / min(z.shape[2:])
+            z = interpolate(z, [round(side * scale) for side in z.shape[2:]], mode="area")
+        network = self.vae.first_stage_model
+        dtype = getattr(self.vae, "vae_dtype", torch.float32)
+        two_d = z.ndim == VIDEO and isinstance(network, TAESD)
+        device = self.vae.patcher.load_device  # the VAE's own: the host may keep it on the CPU
+        with differentiable(network):
+            return _frames(network.decode((_frames(z) if two_d else z).to(device, dtype)).float()).to(z.device)
+
+    def colours(self, z: Tensor) -> Tensor:
+        """A clean sample -> approximate colours [B 3 N] in [-1, 1] by the latent format's linear map."""
+        latent_format = self.model.model.latent_format
+        if is_pixel_model(self.model):
+            return z.flatten(2)
+        factors = latent_format.latent_rgb_factors
+        if factors is None:
+            raise ValueError(
+                f"the palette guide needs a linear map from latents to colours, and {type(latent_format).__name__} "
+                "has none; use a style guide"
+            )
+        reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
+        flat = (z if reshape is None else reshape(z)).flatten(2)
+        colours = torch.einsum("cr,bcn->brn", torch.tensor(factors).to(flat), flat)
+        bias = getattr(latent_format, "latent_rgb_factors_bias", None)
+        return colours if bias is None else colours + torch.tensor(bias).to(flat)[:, None]
+
+
+def _frames(z: Tensor) -> Tensor:
+    """[B C T H W] -> [B*T C H W]."""
+    return z.movedim(2, 1).flatten(0, 1) if z.ndim == VIDEO else z
