@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 
 class InputError(ValueError):
@@ -50,6 +48,9 @@ def noticed(text: str) -> Any:
     """
     if not text:
         return None
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer  # here: the host's server is slow to import where it isn't running
+
     logging.warning("Diffusion Guidance: %s", text)
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:  # not in a node that runs outside a graph
