@@ -98,8 +98,11 @@ class Mix:
         return replace(self, base=base, branches=tuple(moved))
 
     def output(self, denoised: Tensor) -> Tensor:
-        """What the network predicts where it predicts `denoised`, but for a factor."""
-        return self.x - append_dims(self.slope, denoised.ndim).to(denoised) * denoised
+        """What the network predicts where it predicts `denoised`, but for a factor: x / b - denoised."""
+        return self.offset(denoised) - denoised
+
+    def offset(self, like: Tensor) -> Tensor:
+        return self.x / append_dims(self.slope, like.ndim).to(like)
 
 
 # What a network predicts -> slope of a Mix, from sigma [B] over the deviation of the data that v was made for.
@@ -107,6 +110,9 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "eps": torch.ones_like,  # eps = (x - D) / sigma
     "flow": torch.ones_like,  # the velocity is (x - D) / sigma, too
     "v": lambda sigma: 1 + sigma**2,  # v = (eps - sigma D) / sqrt(1 + sigma^2) (Salimans & Ho 2022)
+    "x0": lambda sigma: torch.full_like(sigma, torch.inf),  # D itself
+    "raw v": lambda sigma: (1 + sigma**2).sqrt(),  # D = (x - sigma v) / sqrt(1 + sigma^2) (CogVideoX)
+    "scaled flow": lambda sigma: 1 + sigma,  # D = (1 - t) x - t v, t = sigma / (1 + sigma) (Cosmos)
 }
 
 

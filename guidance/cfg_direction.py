@@ -40,11 +40,11 @@ class Cap:
 
     rms: float = 0.06
     STAGE: ClassVar[str] = "cap"
-    NONE: ClassVar[float] = 100.0  # and above: no limit
+    NONE: ClassVar[float] = 100.0  # and above: no limit; nor at 0, as for every other method
 
     @property
     def neutral(self) -> bool:
-        return self.rms >= self.NONE
+        return self.rms >= self.NONE or self.rms == 0
 
     def __call__(self, value: Tensor, mix: Mix, memory: Memory) -> Tensor:
         rms = norm(value) / math.sqrt(value[0].numel())

@@ -56,7 +56,7 @@ class Rescale:
         output, wanted = mix.output(value), mix.output(mix.main)
         ratio = wanted.flatten(1).std(1) / output.flatten(1).std(1).clamp(min=torch.finfo(output.dtype).tiny)
         factor = append_dims(self.phi * ratio + (1 - self.phi), value.ndim)
-        return (mix.x - factor * output) / append_dims(mix.slope, value.ndim).to(value)
+        return mix.offset(value) - factor * output
 
 
 @dataclass(frozen=True)

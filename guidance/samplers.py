@@ -88,6 +88,18 @@ def second_order(levels: tuple[float, float, float], eta: float, flow: bool, heu
     return Move(signal, signal * k + slope, (-slope,))
 
 
+def renoised_scale(step: Move, strength: float) -> float:
+    """The scale at which CFG gives CFG++'s step (Chung et al. 2024, arXiv 2406.08070), whatever noise the sampler adds.
+
+    CFG++ takes x0 at `strength` and the noise from the negative: x' is the negative's step and signal strength
+    (D_c - D_u). CFG moves it by now scale (D_c - D_u). Raises ValueError for multistep samplers, where no scale does
+    it; the negative's prediction can be edited there, D_u + `Move.edit`(strength (D_c - D_u)).
+    """
+    if step.before:
+        raise ValueError("CFG++ has no scale for a multistep sampler; use euler, ddim, heun, dpm_2 or an ancestral one")
+    return step.signal * strength / step.now
+
+
 @dataclass(frozen=True)
 class Step:
     """A step of a run: the levels of its schedule, falling, and which of its steps, for a look at `sigma`."""

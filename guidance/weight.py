@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-# Position in the window, 0 at its start and 1 at its end -> share of the weight.
+# Position in the window, 0 at its start and 1 at its end -> share of the weight. The weight is the height of a curve,
+# not its mean: all but constant do half of its work. Wang et al. 2024 (arXiv 2404.13040) compare curves of one area,
+# which is twice the weight here (for CFG, of scale - 1).
 CURVES: dict[str, Callable[[float], float]] = {
     "constant": lambda u: 1.0,
     "linear": lambda u: u,

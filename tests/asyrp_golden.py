@@ -56,8 +56,9 @@ class Published:
         self.boosted = next(index for index, t in enumerate(falling) if t < self.arguments["t_boost"])
 
     def noise(self, index):
+        """Of step `index`: Asyrp draws noise at boosted steps only, so these are counted from the first of them."""
         shape = tuple(self.golden["image"].shape)
-        return golden_files.draw(shape, self.arguments["seed"] + 1000 + index)
+        return golden_files.draw(shape, self.arguments["seed"] + 1000 + index - self.boosted)
 
     def scale(self, sigma):
         """From x_t to x = x_t sqrt(1 + sigma^2)."""

@@ -20,6 +20,7 @@ NEUTRAL = [
     Momentum(0.0),
     Cap(Cap.NONE),
     Cap(1000.0),
+    Cap(0.0),
     Parallel(1.0),
     Bands(1.0, 1.0),
     ZeroStar(0.0),

@@ -31,10 +31,9 @@ def test_trajectories_are_the_published_ones(run, sampler, guided):
         return sigma[:, None, None, None]
 
     final = SAMPLERS[sampler](run, gradient=run.gradient if guided == "guided" else None, on_step=keep)
-    tolerance = run.tolerance(sampler, guided)
     golden = run.golden
-    assert golden_files.relative_error(after[1], golden[f"{sampler}.{guided}.first"]) < tolerance
-    assert golden_files.relative_error(final, golden[f"{sampler}.{guided}.final"]) < tolerance
+    assert golden_files.relative_error(after[1], golden[f"{sampler}.{guided}.first"]) < 5e-6
+    assert golden_files.relative_error(final, golden[f"{sampler}.{guided}.final"]) < run.tolerance(guided)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

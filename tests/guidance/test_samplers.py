@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pack.guidance.samplers import SAMPLERS, Move, first_order, move, noise_levels
+from pack.guidance.samplers import SAMPLERS, Move, first_order, move, noise_levels, renoised_scale
 
 LEVELS = [8.0, 5.0, 3.0, 2.0, 0.7, 0.2, 0.0]
 FLOW_LEVELS = [0.98, 0.9, 0.75, 0.5, 0.3, 0.1, 0.0]
@@ -115,3 +115,26 @@ def test_an_edit_of_a_multistep_sampler_takes_back_what_older_edits_still_do():
 def test_a_sampler_that_is_not_known_is_refused_in_words():
     with pytest.raises(ValueError, match="what the sampler uni_pc makes of an edit is not known; use one of euler"):
         move("uni_pc", {}, LEVELS, 0, False)
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["sigma", "flow"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_cfg_at_the_renoised_scale_makes_cfg_plus_plus_of_an_ancestral_step(eta, flow):
+    """x' is the negative's step, and strength (D_c - D_u) more in x0's own share: the noise is the negative's."""
+    sigma, following, strength = 0.9, 0.6, 0.6
+    x, cond, uncond = (drawn(seed, 2, 3) for seed in range(3))
+    step = first_order(sigma, following, eta, flow)
+    down, _ = noise_levels(sigma, following, eta, flow)
+    share = (1 - following) / (1 - down) if flow else 1.0
+
+    def euler(denoised):
+        return share * (denoised + down / sigma * (x - denoised))
+
+    guided = uncond + renoised_scale(step, strength) * (cond - uncond)
+    wanted = euler(uncond) + step.signal * strength * (cond - uncond)
+    torch.testing.assert_close(euler(guided), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_cfg_plus_plus_of_a_multistep_sampler_is_an_edit_and_no_scale():
+    with pytest.raises(ValueError, match="CFG.. has no scale for a multistep sampler"):
+        renoised_scale(move("dpmpp_2m", {}, LEVELS, 2, False), 0.6)

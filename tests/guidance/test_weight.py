@@ -36,6 +36,13 @@ def test_a_curve_runs_over_the_window(curve, start, middle, end):
     assert [weight(p) for p in (0.5, 0.75, 1.0)] == pytest.approx([4 * start, 4 * middle, 4 * end], abs=1e-12)
 
 
+@pytest.mark.parametrize("curve", [name for name in CURVES if name != "constant"])
+def test_a_curve_does_half_the_work_of_a_constant_weight(curve):
+    weight = Weight(4.0, 0.25, 0.75, curve)
+    places = [0.25 + 0.5 * (k + 0.5) / 1000 for k in range(1000)]
+    assert sum(map(weight, places)) / 1000 == pytest.approx(2.0, rel=1e-10)
+
+
 def test_every_curve_is_tested():
     assert set(CURVES) == {"constant", "linear", "linear down", "cosine", "cosine down", "bell"}
 

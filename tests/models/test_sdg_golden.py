@@ -25,8 +25,8 @@ def test_the_five_feature_maps_are_the_published_ones(golden):
     numbers, network = golden
     for index, maps in enumerate(network.maps(numbers["x"], numbers["t"], STAGES)):
         corner, mean = maps[:, :8, :4, :4], maps.mean((2, 3))
-        assert golden_files.relative_error(corner, numbers[f"features.{index}.corner"]) < 1e-4
-        assert golden_files.relative_error(mean, numbers[f"features.{index}.mean"]) < 1e-4
+        assert golden_files.relative_error(corner, numbers[f"features.{index}.corner"]) < 1e-5
+        assert golden_files.relative_error(mean, numbers[f"features.{index}.mean"]) < 1e-6
 
 
 def test_the_embeddings_are_the_published_ones(golden):
@@ -56,6 +56,6 @@ def errors():
 @AVX2
 @pytest.mark.parametrize("guide", sdg_golden.GUIDES)
 def test_value_and_gradient_of_a_guide_are_the_published_ones(errors, guide):
-    assert errors[guide]["value"] < 1e-4
-    assert errors[guide]["grad"] < 1e-4
-    assert errors[guide]["grad_norm"] < 1e-4
+    assert errors[guide]["value"] < 1e-6
+    assert errors[guide]["grad"] < 1e-5
+    assert errors[guide]["grad_norm"] < 1e-6

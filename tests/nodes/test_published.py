@@ -102,7 +102,7 @@ def test_the_hosts_sampling_gives_the_published_trajectory(adm, name, guided, sa
         (positive,) = execute("Guidance_ClassConditioning", model=adm.model, class_label=labels)
     final = sample(adm.model, positive, sampler, sigmas, adm.golden["x_T"])["samples"]
     error = golden_files.relative_error(final, adm.golden[f"{name}.{guided}.final"])
-    assert error < adm.tolerance(name, guided)
+    assert error < adm.tolerance(guided)
 
 
 @pytest.mark.parametrize("clip", [True, False])
@@ -157,9 +157,9 @@ def test_the_inversion_node_gives_the_published_code(asyrp, execute):
         respacing=f"linspace{asyrp.arguments['steps']}",
     )
     x_T = noise.generate_noise(latent)
-    assert golden_files.relative_error(x_T, asyrp.golden["inverted"]) < 1e-3
+    assert golden_files.relative_error(x_T, asyrp.golden["inverted"]) < 1e-4
     scaled = latent["samples"] / asyrp.scale(asyrp.rising[-1])
-    assert golden_files.relative_error(scaled, asyrp.golden["inverted"]) < 1e-3
+    assert golden_files.relative_error(scaled, asyrp.golden["inverted"]) < 1e-4
 
 
 def test_the_hosts_sampling_gives_asyrps_plain_trajectory(asyrp, sample, execute):
@@ -173,4 +173,4 @@ def test_the_hosts_sampling_gives_asyrps_plain_trajectory(asyrp, sample, execute
     x = sample(asyrp.model, positive, first, sigmas[: cut + 1], asyrp.golden["inverted"])["samples"]
     second = published_sampler(partial(sample_ddim, eta=1.0), False, noise=lambda k: asyrp.noise(cut + k))
     x = sample(asyrp.model, positive, second, sigmas[cut:], torch.zeros_like(x), x)["samples"]
-    assert golden_files.relative_error(x, asyrp.golden["sample.plain"]) < 1e-3
+    assert golden_files.relative_error(x, asyrp.golden["sample.plain"]) < 1e-5
