@@ -18,7 +18,7 @@ from .host.hspace.inject import Injection, content_of
 from .host.hspace.run import applied
 from .host.hspace.timing import Distance, Inversion
 from .host.inversion import inversion_sigmas, shown
-from .host.pictures import to_invert
+from .host.pictures import fitting, to_invert
 from .hspace import CATEGORY, edit_window
 from .plot import Panel, plot
 from .widgets import steps_input
@@ -103,7 +103,8 @@ def content_latents(model: Any, image: Tensor | None, latent: dict[str, Any] | N
     if image is not None and latent is None:
         return to_invert(model, image, vae)
     if latent is not None and image is None:
-        return latent["samples"]
+        with about("latent"):
+            return fitting(model, latent["samples"])
     with about("image"):
         raise ValueError("the content is needed once; connect either image or latent")
 

@@ -19,7 +19,7 @@ from .host.hspace.edit import bottleneck_of
 from .host.hspace.training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
 from .host.inversion import inversion_sigmas, no_conditioning
 from .host.model import latent_shape
-from .host.pictures import encode_picture, require_vae
+from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
 from .hspace import CATEGORY
 from .widgets import seed_input, size_input, steps_input
@@ -129,7 +129,7 @@ class TrainHSpaceDirection(GuidanceNode):
             training = Training(model, encoder, vae, conditioning, recipe)
         began = time.monotonic()
         rising = inversion_sigmas(model, recipe.steps, "")
-        pictures = None if images is None else encode_picture(images, vae)
+        pictures = None if images is None else to_invert(model, images, vae, "images")
         noise = start_noise(model, latent_shape(model, size), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))

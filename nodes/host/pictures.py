@@ -71,7 +71,20 @@ def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tenso
     with about("vae"):
         require_vae(model, vae)
     with about(name):
-        return encode_picture(image, vae)
+        samples = encode_picture(image, vae)
+    with about("vae"):
+        return fitting(model, samples)
+
+
+def fitting(model: Any, samples: Tensor) -> Tensor:
+    """The latents. Raises ValueError for those of another kind of model."""
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim < 4 or samples.shape[1] != channels:
+        raise ValueError(
+            f"the latents of this model have {channels} channels, and these have the shape {list(samples.shape)}; use "
+            "the VAE that belongs to the model"
+        )
+    return samples
 
 
 def pixel_vae() -> comfy.sd.VAE:
