@@ -263,7 +263,7 @@ def test_what_is_put_into_the_negative_model_is_refused(host, edit, execute, thr
     main = edit(host.model, host.direction) if "edited" in feature else host.model
     if feature == "guide":
         (guide,) = execute("Guidance_PaletteGuide", image=torch.rand(1, 8, 8, 3), weight=1.0)
-        second, *_ = execute("Guidance_ApplyGuides", model=other, guides={"guide0": guide})
+        second, *_ = execute("Guidance_ApplyGuides", model=other, guides=guide)
         said = "Apply Guides"
     elif feature == "patch":
         second, *_ = execute("Guidance_CFGPatch", model=other, method={"method": "constant"}, guidance_scale=3.0)

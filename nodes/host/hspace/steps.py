@@ -30,7 +30,7 @@ class Steps:
         self.name = course.sampler_name.removeprefix("sample_") or type(course.sampler).__name__
         self.options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
         self.flow = course.flow
-        self.index, self.first = 0, True
+        self.index, self.first = 0, False
         self.sigma = float("inf")
         self.seen: Tensor | None = None
         self.past: dict[Hashable, list[tuple[int, Tensor]]] = {}
