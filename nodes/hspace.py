@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,19 +109,43 @@ class CombineHSpace(GuidanceNode):
             node_id="Guidance_CombineHSpace",
             display_name="Combine HSpace",
             category=CATEGORY,
-            description="Several directions as one edit. Each counts 1 / sqrt(their number), as in the paper.",
-            search_aliases=["Asyrp", "mix"],
-            inputs=[io.Autogrow.Input("edits", template=edits)],
+            description="Several directions as one edit. Each counts its weight / sqrt(their number), as in the paper.",
+            search_aliases=["Asyrp", "mix", "multiple attributes"],
+            inputs=[
+                io.Autogrow.Input("edits", template=edits),
+                io.String.Input(
+                    "weights",
+                    default="",
+                    optional=True,
+                    tooltip="How strong each is, in their order: 1, -0.5. Empty: 1 each. 0 leaves one out.",
+                ),
+            ],
             outputs=[sockets.HSpace.Output(display_name="hspace")],
         )
 
     @classmethod
-    def run(cls, edits: dict[str, list[Edit]]) -> io.NodeOutput:
-        joined = [edit for part in edits.values() if part is not None for edit in part]
+    def run(cls, edits: dict[str, list[Edit]], weights: str = "") -> io.NodeOutput:
+        wired = [part for part in edits.values() if part is not None]
         with about("edits"):
-            if not joined:
+            if not any(wired):
                 raise ValueError("at least one direction is needed")
-        return io.NodeOutput(joined)
+        with about("weights"):
+            numbers = weights_of(weights, len(wired))
+        pairs = zip(wired, numbers, strict=True)
+        return io.NodeOutput([replace(edit, strength=w * edit.strength) for part, w in pairs for edit in part])
+
+
+def weights_of(text: str, count: int) -> list[float]:
+    """Numbers between commas, one for each of `count` slots; 1 each where there is no text. Raises ValueError."""
+    if not text.strip():
+        return [1.0] * count
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"numbers between commas are needed, such as 1, -0.5, and {text!r} came") from error
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{count} slots are connected, so {count} finite numbers are needed, and {text!r} came")
+    return numbers
 
 
 class HSpaceEdit(GuidanceNode):

@@ -86,7 +86,17 @@ def run(model, scene, noise=None, steps=2, cfg=1.0, positive=None, sampler="eule
 
 
 def predicted(model, scene, cfg=1.0, positive=None, noise=None, levels=(5.0, 2.0, 0.0)):
-    """What a sampler sees at the first of these noise levels."""
+    """What a sampler sees at the first of these noise levels, under CFG."""
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive or scene.positive, scene.negative)
+    guider.set_cfg(cfg)
+    return looked(guider, scene, noise, levels)
+
+
+def looked(guider, scene, noise=None, levels=(5.0, 2.0, 0.0)):
+    """What a sampler sees of a guider at the first of these noise levels."""
     import comfy.samplers
 
     found = []
@@ -98,9 +108,6 @@ def predicted(model, scene, cfg=1.0, positive=None, noise=None, levels=(5.0, 2.0
     look.__name__ = "sample_euler"
     noise = scene.noise if noise is None else noise
     with torch.inference_mode():
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive or scene.positive, scene.negative)
-        guider.set_cfg(cfg)
         sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.tensor(levels)
         guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
     return found[0]

@@ -70,6 +70,8 @@ def save_edit(edit: Edit, prefix: str) -> str:
         "model": edit.model,
         "fingerprint": edit.fingerprint,
     }
+    if edit.strength != 1:
+        record["strength"] = str(edit.strength)
     if edit.trained_steps is not None:
         record["trained_steps"] = str(edit.trained_steps)
     save_file({key: value.float().cpu().contiguous() for key, value in edit.tensors.items()}, path, record)
@@ -87,6 +89,7 @@ def load_edits(path: str, train_steps: int) -> list[Edit]:
     known: dict[str, Any] = {"name": Path(path).stem}
     if own:
         known = {key: metadata.get(key, "") for key in ("name", "model", "fingerprint")}
+        known["strength"] = float(metadata.get("strength", 1.0))
     if own and metadata.get("form") == DIRECTION:
         if "delta_h" not in state or state["delta_h"].ndim != 4:
             raise CheckpointError(f"{name} says it is a direction, but delta_h [n C h w] is missing")

@@ -140,12 +140,14 @@ def test_each_prediction_of_cfg_gets_the_content_of_its_image():
     """Three images, two pictures: rows are cond 0 1 2, uncond 0 1 2. The nearest level counts in log sigma."""
     from pack.nodes.host.hspace.edit import Place
     from pack.nodes.host.hspace.inject import Content
+    from pack.nodes.host.hspace.rows import View
 
     pictures = torch.arange(2.0).view(2, 1, 1, 1)
     found = Content({1.0: pictures + 10, 8.0: pictures})
-    rows = found(torch.zeros(6, 1, 1, 1), Place(3.0, 1.0, 0.5, 10, chunks=2))
+    views = [View(range(3), 3)] * 2
+    rows = found(torch.zeros(6, 1, 1, 1), Place(3.0, 0.5, 10, views))
     assert rows.flatten().tolist() == [0, 1, 0, 0, 1, 0]
-    rows = found(torch.zeros(6, 1, 1, 1), Place(2.0, 1.0, 0.5, 10, chunks=2))
+    rows = found(torch.zeros(6, 1, 1, 1), Place(2.0, 0.5, 10, views))
     assert rows.flatten().tolist() == [10, 11, 10, 10, 11, 10]
 
 

@@ -89,15 +89,82 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, user_folder, monkeypatch,
     assert not list((user_folder / "guidance_training").iterdir())
 
 
-def test_a_run_with_other_settings_does_not_take_up_a_stopped_one(train, model, encoder, user_folder, execute):
+def test_a_run_of_anything_else_does_not_take_up_a_stopped_one(model, models, encoder):
+    """Settings, prompt, size, schedule, VAE, encoder, model, and its LoRAs."""
     from pack.nodes.host.hspace.training import Recipe, Training
+    from pack.nodes.host.pictures import pixel_vae, vae_around
 
     settings = {key: value for key, value in RECIPE.items() if key != "size"}
-    paths = {
-        Training(model, encoder, None, [], Recipe(**{**settings, **changed})).path
-        for changed in ({}, {"seed": 1}, {"target_text": "a blue shape"}, {"pictures": "other"}, {"keep": 2.0})
-    }
-    assert len(paths) == 5
+    cond = [[torch.zeros(1, 2, 3), {"pooled_output": torch.zeros(1, 3)}]]
+    noise, sigmas = torch.zeros(2, 3, 32, 32), torch.tensor([5.0, 1.0, 0.0])
+
+    def name(model=model, vae=None, cond=cond, noise=noise, sigmas=sigmas, **changed):
+        recipe = Recipe(**{**settings, **changed})
+        return Training(model, encoder, vae, cond, recipe).name([(noise, noise)], sigmas)
+
+    lora = model.clone()
+    key = next(key for key, value in model.model.state_dict().items() if value.ndim == 4)
+    lora.add_patches({key: (torch.ones_like(model.model.state_dict()[key]),)}, 0.5)
+    with torch.inference_mode(False):
+        other_vae = vae_around(torch.nn.Conv2d(3, 3, 1), 3, 1)
+    changes = [
+        {},
+        *({"seed": 1}, {"target_text": "a blue shape"}, {"pictures": "other"}, {"keep": 2.0}),
+        {"cond": [[torch.ones(1, 2, 3), cond[0][1]]]},
+        {"cond": [[cond[0][0], {"pooled_output": torch.ones(1, 3)}]]},
+        {"cond": [[cond[0][0], {**cond[0][1], "start_percent": 0.2}]]},
+        {"noise": torch.zeros(2, 3, 16, 16)},
+        {"sigmas": torch.tensor([5.0, 2.0, 0.0])},
+        {"vae": other_vae},
+        {"model": lora},
+        {"model": models["scenes_unet_flow"][0] if "scenes_unet_flow" in models else models["scenes_latent"][0]},
+    ]
+    names = [name(**change) for change in changes]
+    assert len(set(names)) == len(names)
+    assert name() == names[0] and name(vae=pixel_vae()) != names[-3]
+
+
+@pytest.mark.parametrize("harm", ["cut short", "no file of tensors", "without losses", "another shape", "not finite"])
+def test_a_state_that_is_no_use_is_set_aside_and_training_begins_anew(train, user_folder, monkeypatch, caplog, harm):
+    import comfy.model_management as mm
+    from safetensors.torch import load_file, save_file
+
+    from pack.nodes.host.hspace.training import Training
+
+    whole, _ = train(rounds=2, samples=2)
+    step = Training.step
+
+    def interrupted(self, *args):
+        if len(self.losses) == 2:
+            raise mm.InterruptProcessingException
+        return step(self, *args)
+
+    monkeypatch.setattr(Training, "step", interrupted)
+    with pytest.raises(mm.InterruptProcessingException):
+        train(rounds=2, samples=2)
+    monkeypatch.setattr(Training, "step", step)
+    (path,) = (user_folder / "guidance_training").glob("*.safetensors")
+    spoil(path, harm, load_file, save_file)
+    resumed, report = train(rounds=2, samples=2)
+    assert report["taken_up_from_a_stopped_run"] == 0
+    assert same(tensors(resumed), tensors(whole))
+    assert [part.suffix for part in path.parent.iterdir()] == [".broken"]
+    assert "set aside" in caplog.text and path.stem in caplog.text
+    (path.parent / f"{path.stem}.broken").unlink()
+
+
+def spoil(path, harm, load_file, save_file):
+    if harm == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif harm == "no file of tensors":
+        path.write_text("nothing")
+    else:
+        state = load_file(path)
+        if harm == "another shape":
+            state = {key: value[..., :1].contiguous() if value.ndim > 1 else value for key, value in state.items()}
+        elif harm == "not finite":
+            state = {key: value * float("nan") for key, value in state.items()}
+        save_file(state, path, {} if harm == "without losses" else {"losses": "[[0.5, 0.5]]"})
 
 
 def test_the_models_own_samples_and_given_pictures_are_both_learned_on(train, tmp_path):

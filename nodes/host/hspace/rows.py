@@ -86,9 +86,8 @@ def views_of(options: Mapping[str, Any], x: Tensor) -> list[View]:
     rows = options.get("cond_or_uncond", [0])
     wanted: Asked | None = options.get(ROWS)
     batch = max(1, len(x) // len(rows))
-    pictures, total, window = range(batch), batch, options.get("context_window")
-    if window is not None and window.dim == 0 and len(window.index_list) == batch:
-        pictures, total = window.index_list, getattr(window, "total_frames", None) or max(window.index_list) + 1
+    window = options.get("context_window")
+    pictures, total = _frames(window, batch)
     cut = window is not None and window.dim >= 2  # a window of the picture itself
     areas: list[Area | None] = [None] * len(rows)
     if cut:
@@ -96,6 +95,15 @@ def views_of(options: Mapping[str, Any], x: Tensor) -> list[View]:
     elif wanted is not None and tuple(x.shape[-2:]) != wanted.size:
         areas = [wanted.areas.get(uuid, UNKNOWN) for uuid in options.get("uuids") or [None] * len(rows)]
     return [View(pictures, total, area) for area in areas]
+
+
+def _frames(window: Any, batch: int) -> tuple[Sequence[int], int]:
+    """(which pictures, of how many) a batch is, in a context window of the host's over them."""
+    if window is None or window.dim != 0:
+        return range(batch), batch
+    anchor = getattr(window, "causal_anchor_index", None)  # a frame that goes in front
+    frames = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
+    return (frames, window.total_frames) if len(frames) == batch else (range(batch), batch)
 
 
 def shown(maps: Tensor, views: Sequence[View], like: Tensor, mode: str = "bilinear") -> Tensor:

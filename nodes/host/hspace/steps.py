@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +30,7 @@ class Steps:
         self.name = course.sampler_name.removeprefix("sample_") or type(course.sampler).__name__
         self.options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
         self.flow = course.flow
-        self.index, self.first = 0, True
+        self.index, self.first = 0, False
         self.sigma = float("inf")
         self.seen: Tensor | None = None
         self.past: dict[Hashable, list[tuple[int, Tensor]]] = {}
@@ -65,8 +65,8 @@ class Steps:
         """What the sampler does in the present step."""
         if self.name == PUBLISHED:
             sigma, following = self.levels[self.index : self.index + 2]
-            eta: Any = self.options[ETA]
-            return first_order(sigma, following, float(eta(sigma) if callable(eta) else eta))
+            eta: Callable[[float], float] | float = self.options[ETA]
+            return first_order(sigma, following, eta(sigma) if callable(eta) else eta)
         return move(self.name, self.options, self.levels, self.index, self.flow)
 
     def added(self, wanted: Tensor, parts: Sequence[Hashable]) -> Tensor:

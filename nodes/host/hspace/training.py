@@ -185,7 +185,7 @@ class Training:
 
     def run(self, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> int:
         """Trains on batches of (unit noise, clean samples) over falling sigmas; how many batches were known already."""
-        file = StateFile(self._name(starts, sigmas))
+        file = StateFile(self.name(starts, sigmas))
         known, self.losses = file.load()
         self.trained.begin(known)
         before = len(self.losses)
@@ -199,7 +199,7 @@ class Training:
         file.remove()
         return before
 
-    def _name(self, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> str:
+    def name(self, starts: Sequence[tuple[Tensor, Tensor]], sigmas: Tensor) -> str:
         """Of all that the result depends on."""
         patches = {key: [part[0] for part in parts] for key, parts in self.model.patches.items()}
         model = [*owner_of(self.model), patches]

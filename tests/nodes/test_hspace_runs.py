@@ -1,0 +1,208 @@
+"""h-space edits over whole runs: chains, samplers, noise levels that rise, step caches."""
+
+import pytest
+import torch
+from hspace_edits import ALWAYS, block
+from hspace_scenes import off, random, refused, run
+
+pytestmark = pytest.mark.host
+
+
+def part(model, scene, noise, latent=None, scheduler="normal", steps=20, sampler="euler", **options):
+    """A KSampler (Advanced)."""
+    import comfy.sample
+
+    latent = torch.zeros_like(noise) if latent is None else latent
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            1.0,
+            sampler,
+            scheduler,
+            scene.positive,
+            scene.negative,
+            latent,
+            seed=1,
+            disable_pbar=True,
+            **options,
+        )
+
+
+@pytest.fixture
+def trained(scenes, execute):
+    """HSpace Edit with a delta block that was trained with 40 steps."""
+    from pack.nodes.host.hspace.edit import network_edit
+
+    scene = scenes["scenes_unet"]
+    embedding = 4 * scene.model.model.diffusion_model.network.config.model_channels
+    network, _ = block(True, scene.channels, embedding)
+    edit = network_edit(network, name="d", trained_steps=40)
+    return scene, execute("Guidance_HSpaceEdit", model=scene.model, hspace=[edit], strength=0.5, **ALWAYS)[0]
+
+
+@pytest.mark.parametrize("scheduler, steps, cut", [("normal", 8, 4), ("karras", 8, 3), ("simple", 8, 5)])
+def test_a_delta_block_in_a_chain_is_that_of_the_whole_run(trained, scheduler, steps, cut):
+    scene, model = trained
+    noise = random(1, *scene.shape, seed=5)
+    whole = part(model, scene, noise, scheduler=scheduler, steps=steps)
+    first = part(model, scene, noise, scheduler=scheduler, steps=steps, last_step=cut, force_full_denoise=False)
+    last = part(model, scene, 0 * noise, first, scheduler=scheduler, steps=steps, start_step=cut, disable_noise=True)
+    assert off(last, whole) < 1e-4
+    assert off(whole, part(scene.model, scene, noise, scheduler=scheduler, steps=steps)) > 1e-3
+
+
+def test_at_half_denoise_a_delta_block_counts_the_whole_schedule(trained):
+    """4 steps at denoise .5 are the second half of 8."""
+    scene, model = trained
+    noise, latent = random(1, *scene.shape, seed=5), 0.3 * random(1, *scene.shape, seed=6)
+    half = part(model, scene, noise, latent, steps=4, denoise=0.5)
+    assert off(half, part(model, scene, noise, latent, steps=8, start_step=4)) < 1e-4
+
+
+# What a sampler makes of an asymmetric edit
+
+
+def host_samplings():
+    """The host's parametrisations of one network by what they predict."""
+    import comfy.model_sampling as ms
+
+    def of(table, kind):
+        return type("Sampling", (table, kind), {})()
+
+    return {
+        "eps": of(ms.ModelSamplingDiscrete, ms.EPS),
+        "v": of(ms.ModelSamplingDiscrete, ms.V_PREDICTION),
+        "flow": of(ms.ModelSamplingDiscreteFlow, ms.CONST),
+    }
+
+
+@pytest.mark.parametrize("form", ["eps", "v", "flow"])
+@pytest.mark.parametrize(
+    "sampler", ["euler", "heun", "dpm_2", "euler_ancestral", "dpmpp_sde", "dpmpp_2m", "dpmpp_2m_sde", "dpm_2_ancestral"]
+)
+def test_an_asymmetric_step_moves_the_picture_by_the_difference(form, sampler):
+    """P = 0 and P~ = 1 in x = a x0 + s n: whatever sampler, edited less plain ends at 1; once it is a' in every step."""
+    from types import SimpleNamespace
+
+    import comfy.k_diffusion.sampling as k_diffusion
+
+    from pack.nodes.host.hspace.steps import Steps
+    from pack.nodes.host.run import Course
+
+    levels = [0.95, 0.8, 0.6, 0.3, 0.0] if form == "flow" else [8.0, 4.0, 1.5, 0.5, 0.0]
+    sampling = host_samplings()[form]
+    patcher = SimpleNamespace(get_model_object=lambda name: sampling)
+    function = getattr(k_diffusion, f"sample_{sampler}")
+    course = Course(SimpleNamespace(model_patcher=patcher), SimpleNamespace(sampler_function=function), levels)
+    shares = [1 - level if form == "flow" else 1.0 for level in levels]
+
+    def sampled(edited):
+        steps, states = Steps(course), []
+
+        class Model:
+            inner_model = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling), model_patcher=patcher)
+
+            def __call__(self, x, sigma, **kwargs):
+                steps.look(sigma)
+                return steps.added(torch.full_like(x, edited), ["row"])
+
+        def keep(state):
+            states.append(state["x"].clone())
+
+        options = {"noise_sampler": lambda a, b: torch.ones(1, 3)} if "sde" in sampler or "ancestral" in sampler else {}
+        last = function(Model(), torch.zeros(1, 3), torch.tensor(levels), {}, keep, True, **options)
+        return [*states, last]
+
+    for plain, edited, index in zip(sampled(0.0), sampled(1.0), range(len(levels)), strict=True):
+        moved = float((edited - plain).mean())
+        kept = moves(levels, index, form == "flow")
+        if sampler in ("euler", "heun", "dpm_2", "dpmpp_2m"):
+            assert abs(moved - kept) < 1e-4 * max(1, abs(kept)), (index, moved, kept)
+    assert shares[-1] == 1.0
+
+
+def moves(levels, index, flow):
+    """x after `index` steps from 0, P = 0 and P~ = 1 at each, by hand: x' = (s' / s) x + a'."""
+    x = 0.0
+    for sigma, following in zip(levels[:index], levels[1 : index + 1], strict=True):
+        x = following / sigma * x + (1 - following if flow else 1.0)
+    return x
+
+
+@pytest.mark.parametrize("sampler", ["uni_pc", "dpmpp_3m_sde", "lms"])
+def test_a_sampler_whose_step_is_not_known_is_refused_for_asymmetric_edits_alone(host, edit, sampler):
+    refused(
+        lambda: run(edit(host.model, host.direction), host, sampler=sampler), "sampler", "asymmetric to false", "ddim"
+    )
+    assert run(edit(host.model, host.direction, asymmetric=False), host, sampler=sampler).isfinite().all()
+
+
+def test_inside_the_boost_of_asyrp_sampler_the_edit_is_as_strong_as_before_it(execute, scenes):
+    """The step goes to sigma_down there: (1 - s' / s) / (1 - s_down / s) as much is added."""
+    from pack.guidance.samplers import first_order
+    from pack.nodes.host.hspace.steps import Steps
+    from pack.nodes.host.run import Course
+
+    model = scenes["scenes_unet"].model
+    for boost, eta in ((0.0, 1.0), (1.0, 0.0)):
+        (sampler,) = execute("Guidance_AsyrpSampler", model=model, boost_percent=boost)
+        guider = type("G", (), {"model_patcher": model})()
+        steps = Steps(Course(guider, sampler, [5.0, 2.0, 0.0]))
+        assert steps.move() == first_order(5.0, 2.0, eta)
+
+
+# Runs that are not what they seem
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_while_noise_rises_edits_rest_and_recorders_look(scenes, edit, asymmetric):
+    from pack.nodes.host.hspace.record import recording
+    from pack.nodes.host.inversion import inversion_sigmas, inverted
+
+    scene = scenes["scenes_unet"]
+    samples, sigmas, seen = 0.3 * random(1, *scene.shape, seed=6), inversion_sigmas(scene.model, 3, ""), []
+    edited = edit(scene.model, 10 * scene.direction, asymmetric=asymmetric)
+    plain = inverted(scene.model, samples, scene.negative, sigmas)
+    watched = recording(edited, lambda h, place: seen.append(place.sigma))
+    assert torch.equal(inverted(watched, samples, scene.negative, sigmas), plain)
+    assert len(seen) == 2
+
+
+def test_noise_levels_that_rise_again_are_refused_for_an_asymmetric_edit(host, edit):
+    from hspace_scenes import predicted
+
+    refused(lambda: predicted(edit(host.model, host.direction), host, levels=(5.0, 2.0, 3.0, 0.0)), "levels that fall")
+
+
+def cached(model, name):
+    from comfy_extras import nodes_easycache
+
+    node = {"EasyCache": nodes_easycache.EasyCacheNode, "LazyCache": nodes_easycache.LazyCacheNode}[name]
+    return node.execute(model, 0.9, 0.15, 0.95, False).args[0]
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+@pytest.mark.parametrize("kind", ["unet", "scenes_unet"])
+@pytest.mark.parametrize("order", ["behind", "before"])
+def test_a_step_cache_works_with_an_edit(scenes, edit, asymmetric, name, kind, order):
+    scene = scenes[kind]
+    options = {"asymmetric": asymmetric}
+    if order == "behind":
+        model = cached(edit(scene.model, scene.direction, **options), name)
+    else:
+        model = edit(cached(scene.model, name), scene.direction, **options)
+    found = run(model, scene, steps=6, cfg=2.0)
+    assert found.isfinite().all()
+    assert not torch.equal(found, run(cached(scene.model, name), scene, steps=6, cfg=2.0))
+
+
+def test_calibration_in_front_of_easycache_is_refused_by_name(host, execute):
+    latent = {"samples": random(1, *host.shape, seed=6)}
+    given = {"latent": latent, "conditioning": host.negative, "steps": 2, "calibration": 0.3, **ALWAYS}
+    (model,) = execute("Guidance_HSpaceInject", model=host.model, **given)
+    refused(lambda: run(cached(model, "EasyCache"), host, steps=4), "EasyCache", "set calibration to 0")
+    (model,) = execute("Guidance_HSpaceInject", model=cached(host.model, "EasyCache"), **given)
+    assert run(model, host, steps=4).isfinite().all()
