@@ -64,7 +64,7 @@ class Injection:
 
 
 def calibrated(place: Place, prediction: Prediction, difference: Tensor, omega: float) -> Tensor:
-    """Latent calibration: how far x0 must move for a step as the plain network would make it from the calibrated sample.
+    """Latent calibration: how far x0 must move to step as the plain network would from the calibrated x.
 
     With x + shift for x the step x' = keep x + now D is moved by keep shift + now (D(x + shift) - D(x)).
     """
