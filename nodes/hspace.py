@@ -166,7 +166,7 @@ class HSpaceEdit(GuidanceNode):
                 io.Boolean.Input(
                     "asymmetric",
                     default=True,
-                    tooltip="Moves the predicted picture only (Asyrp): much stronger. Exact with euler and ddim.",
+                    tooltip="Moves the predicted picture only (Asyrp): much stronger. For samplers whose step is known.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -178,7 +178,11 @@ class HSpaceEdit(GuidanceNode):
                 io.Boolean.Input(
                     "preserve_norm", default=False, advanced=True, tooltip="Keeps the length of h: for large strengths."
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="White: where h is edited. The bottleneck is coarse."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White: where h is edited; one, or one a picture. The bottleneck is coarse.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )

@@ -83,7 +83,7 @@ def host_samplings():
     "sampler", ["euler", "heun", "dpm_2", "euler_ancestral", "dpmpp_sde", "dpmpp_2m", "dpmpp_2m_sde", "dpm_2_ancestral"]
 )
 def test_an_asymmetric_step_moves_the_picture_by_the_difference(form, sampler):
-    """P = 0, P~ = 1 in x = a x0 + s n: with any sampler, edited less plain ends at 1; once it is a' in every step."""
+    """P = 0 and P~ = 1: x moves by a' in each step, as `moves` has it."""
     from types import SimpleNamespace
 
     import comfy.k_diffusion.sampling as k_diffusion

@@ -1,0 +1,51 @@
+"""h-space in half precision: differences stay those of float32, and whose direction it is doesn't depend on it."""
+
+import hashlib
+
+import pytest
+import torch
+from hspace_scenes import off, predicted
+
+pytestmark = pytest.mark.host
+CLOSE = (5.0, 4.9, 0.0)  # an asymmetric difference counts 50 times
+
+
+def in_precision(dtype):
+    """The host's U-Net computing in a half precision, with the same drawn weights."""
+    import golden_files
+
+    from bench.guide_cost import unet
+
+    model = unet(channels=32)
+    golden_files.fill(model.model.diffusion_model, "unet.")
+    model.model.diffusion_model.to(dtype)
+    model.model.diffusion_model.dtype = dtype
+    model.model.manual_cast_dtype = None
+    return model
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_a_small_asymmetric_step_in_half_precision_is_that_of_float32(host, edit, dtype, error):
+    def moved(model, small):
+        edited = edit(model, small)
+        return predicted(edited, host, levels=CLOSE) - predicted(model, host, levels=CLOSE)
+
+    small = 0.05 * host.direction
+    reached = off(moved(in_precision(dtype), small), moved(host.model, small))
+    print(f"{dtype}: relative error of the edit {reached:.4f}")
+    assert reached < error
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_fingerprint_is_the_same_in_every_precision_and_old_ones_still_hold(host, dtype):
+    from pack.nodes.host.model import is_of, owner_of
+
+    half, other = in_precision(dtype), in_precision(dtype)
+    fingerprint = owner_of(host.model)[1]
+    assert owner_of(half)[1] == fingerprint and is_of(half, fingerprint)
+    key = next(key for key in half.model.state_dict() if "middle_block" in key and half.model.state_dict()[key].ndim == 4)
+    old = hashlib.sha256(host.model.model.state_dict()[key].numpy().tobytes()).hexdigest()[:16]
+    assert is_of(host.model, old) and not is_of(half, old)
+    with torch.no_grad():
+        other.model.state_dict()[key].view(-1)[0].neg_()
+    assert not is_of(other, fingerprint)
