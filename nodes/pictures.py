@@ -42,9 +42,7 @@ def sheet_row(tiles: Tensor, columns: int, captions: list[str], title: str) -> T
     return torch.cat([line(title, row.shape[1], TITLE).to(row), row]) if title else row
 
 
-def contact_sheet(
-    batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]
-) -> Tensor:
+def contact_sheet(batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]) -> Tensor:
     """Batches [B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
 
     One label is repeated for all; fewer labels than pictures start again from the first. With titles each batch begins
@@ -102,9 +100,7 @@ class ContactSheet(GuidanceNode):
         )
 
     @classmethod
-    def run(
-        cls, images: dict[str, Tensor], columns: int, labels: str, scale: int, titles: str = ""
-    ) -> io.NodeOutput:
+    def run(cls, images: dict[str, Tensor], columns: int, labels: str, scale: int, titles: str = "") -> io.NodeOutput:
         batches = [batch[..., :3] for batch in images.values() if batch is not None]
         with about("images"):
             if not batches:
