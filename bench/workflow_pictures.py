@@ -1,4 +1,4 @@
-"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json, keeps NAME.jpg and what made it."""
+"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json; keeps its picture NAME.jpg and what made it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def test_a_fingerprint_is_the_same_in_every_precision_and_old_ones_still_hold(ho
     half, other = in_precision(dtype), in_precision(dtype)
     fingerprint = owner_of(host.model)[1]
     assert owner_of(half)[1] == fingerprint and is_of(half, fingerprint)
-    key = next(key for key in half.model.state_dict() if "middle_block" in key and half.model.state_dict()[key].ndim == 4)
+    key = next(
+        key for key in half.model.state_dict() if "middle_block" in key and half.model.state_dict()[key].ndim == 4
+    )
     old = hashlib.sha256(host.model.model.state_dict()[key].numpy().tobytes()).hexdigest()[:16]
     assert is_of(host.model, old) and not is_of(half, old)
     with torch.no_grad():
