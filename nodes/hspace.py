@@ -166,7 +166,7 @@ class HSpaceEdit(GuidanceNode):
                 io.Boolean.Input(
                     "asymmetric",
                     default=True,
-                    tooltip="Moves the predicted picture only (Asyrp): much stronger. For samplers whose step is known.",
+                    tooltip="Moves the predicted picture only (Asyrp): much stronger. For samplers of known steps.",
                 ),
                 io.Combo.Input(
                     "apply_to",

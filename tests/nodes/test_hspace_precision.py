@@ -32,7 +32,6 @@ def test_a_small_asymmetric_step_in_half_precision_is_that_of_float32(host, edit
 
     small = 0.05 * host.direction
     reached = off(moved(in_precision(dtype), small), moved(host.model, small))
-    print(f"{dtype}: relative error of the edit {reached:.4f}")
     assert reached < error
 
 
