@@ -191,13 +191,15 @@ def test_the_classifier_guided_sampler_names_its_latent(execute, models, shape):
 def test_a_class_label_of_another_model_is_refused(execute, models):
     import comfy.sample
 
+    from pack.nodes.host.conditioning import class_conditioning
+
     model = models["scenes_unet"][0]
     (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="star")
-    text, extra = cond[0]
-    wrong = [[text, {**extra, "guidance_class_labels": torch.tensor([999])}]]
     x = torch.zeros(1, 3, 32, 32)
-    with torch.inference_mode(), pytest.raises(ValueError, match="class label 999 is of another model"):
-        comfy.sample.sample(model, x, 1, 1.0, "euler", "normal", wrong, cond, x, disable_pbar=True, seed=1)
+    with torch.inference_mode(), pytest.raises(ValueError, match="class 999 came, and this model has"):
+        comfy.sample.sample(
+            model, x, 1, 1.0, "euler", "normal", class_conditioning([999]), cond, x, disable_pbar=True, seed=1
+        )
 
 
 # --- steps and denoise
