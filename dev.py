@@ -3,7 +3,8 @@
 
     python dev.py demo                      pictures out of the real host, and one line of JSON
     python dev.py test [pytest arguments]   all tests, on the real host, one process a core; -n0: in one;
-                                            --slow or --browser: theirs alone
+                                            --slow or --browser: theirs alone; --device auto: on whatever device the
+                                            host chooses, the CPU where there is no other (the default is the CPU)
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
     python dev.py train NAME [arguments]    unet, classifier, clip, semantic_start, diffae, latent_prior, judge
@@ -187,10 +188,17 @@ def test(version: str | None, arguments: list[str]) -> int:
         if f"--{mark}" in arguments:
             arguments.remove(f"--{mark}")
             chosen = [mark]
+    if "--device" in arguments:
+        place = arguments.index("--device")
+        device = "".join(arguments[place + 1 : place + 2])
+        if device not in ("auto", "cpu"):
+            sys.exit(f"--device {device}: there are auto (whatever the host chooses) and cpu")
+        del arguments[place : place + 2]
+        os.environ["GUIDANCE_TEST_DEVICE"] = device
     if chosen == ["browser"]:
         install_browser()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than threads for networks this small
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, os.cpu_count() or 1)  # they share a GPU, too, whose memory networks this small don't fill
     shared = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and chosen != ["browser"] else []
     return module("pytest", *shared, "-m", " and ".join(chosen), *arguments, host=comfyui(version))
 

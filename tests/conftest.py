@@ -37,13 +37,24 @@ def host_folder():
     return Path(path)
 
 
+def device_flags():
+    """The host's flags for the device to test on: the CPU, or with GUIDANCE_TEST_DEVICE=auto whatever the host chooses.
+
+    Where there is no accelerator the host has to be told so.
+    """
+    import torch
+
+    chooses = os.environ.get("GUIDANCE_TEST_DEVICE") == "auto" and torch.accelerator.is_available()
+    return () if chooses else ("--cpu",)
+
+
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory):
-    """The host's modules, importable in this process, on the CPU, with folders of their own."""
+    """The host's modules, importable in this process, with folders of their own."""
     folder = host_folder()
     base = tmp_path_factory.mktemp("comfy")
     sys.path.insert(0, str(folder))
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+    arguments, sys.argv = sys.argv, ["main.py", *device_flags(), "--base-directory", str(base)]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -106,5 +117,5 @@ def server():
     """A real ComfyUI with the pack, on a free port."""
     from bench.host_server import running
 
-    with running(host_folder()) as host:
+    with running(host_folder(), flags=device_flags()) as host:
         yield host

@@ -85,3 +85,33 @@ def test_only_the_host_is_unpacked_and_never_outside_its_folder(dev, monkeypatch
     with pytest.raises(SystemExit, match="unsafe path"):
         dev.unpack("0.30.0", tmp_path / "evil")
     assert not (tmp_path / "evil.py").exists()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_device_goes_to_the_tests_and_not_to_pytest(dev, monkeypatch, device):
+    seen = []
+    monkeypatch.setenv("GUIDANCE_TEST_DEVICE", "")
+    monkeypatch.setattr(dev, "comfyui", lambda version: None)
+    monkeypatch.setattr(dev, "module", lambda *arguments, **options: seen.append(arguments) or 0)
+    assert dev.test(None, ["--device", device, "tests/models"]) == 0
+    assert dev.os.environ["GUIDANCE_TEST_DEVICE"] == device
+    assert "--device" not in seen[0] and seen[0][-1] == "tests/models"
+
+
+@pytest.mark.parametrize("given", [["--device", "gpu"], ["--device"]])
+def test_a_device_that_does_not_exist_is_refused(dev, given):
+    with pytest.raises(SystemExit, match="auto .* and cpu"):
+        dev.test(None, given)
+
+
+def test_a_machine_without_an_accelerator_tests_on_the_cpu(monkeypatch):
+    import torch
+    from conftest import device_flags
+
+    monkeypatch.delenv("GUIDANCE_TEST_DEVICE", raising=False)
+    assert device_flags() == ("--cpu",)
+    monkeypatch.setenv("GUIDANCE_TEST_DEVICE", "auto")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert device_flags() == ("--cpu",)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert device_flags() == ()

@@ -1,0 +1,103 @@
+"""No cell of the table is silent: a patch works under a guider, on a conditioning node and in a chain, or is refused.
+
+After a change: GUIDANCE_RECORD_COMPATIBILITY=1 python dev.py test -n0 tests/nodes/test_compatibility.py
+"""
+
+import os
+from fnmatch import fnmatch
+from functools import partial
+
+import pytest
+from compatibility.conditioning import NODES
+from compatibility.guiders import GUIDERS
+from compatibility.page import page
+from compatibility.patches import NETWORK, PATCHES
+from compatibility.scene import Scene
+from compatibility.verdicts import SILENT, cells, together, verdict
+from conftest import ROOT, run_node
+
+pytestmark = pytest.mark.host
+PAGE = ROOT / "docs" / "compatibility.md"
+
+ROWS = "h-space edits take rows by position: a second condition, and rows of a second model, are not what they think"
+SECOND = "a patch on a second model does nothing, silently"
+SAID = "what this pack's CONDITIONING says is beside its embedding, where the node does not look"
+NOTHING = "where a further condition says nothing, its prediction counts as zero"
+CHAIN = "each sampler of a chain begins anew"
+FAULTS = [
+    ("guiders", "*", "*patch on*", SECOND),
+    ("guiders", "HSpace*", "Dual*", ROWS),
+    ("guiders", "HSpace*", "PerpNegGuider", ROWS),
+    ("guiders", "HSpace*", "CFG Combiner", ROWS),
+    *(("conditioning", "*", name, SAID) for name in ("Zero Out", "Average", "Concat")),
+    *(("rows", "*", name, SAID) for name in ("Zero Out", "Average", "Concat")),
+    ("rows", "CFG Combiner, reference model", "Set Model Hooks*", "hooks of a condition don't reach the second model"),
+    ("rows", "CFG Combiner, a further condition", "*", NOTHING),
+    ("chains", "Apply Guides, every 3", "[KS]*", CHAIN + ": `every` looks anew"),
+    ("chains", "CFG Patch, APG with momentum", "[KS]*", CHAIN + ": momentum is forgotten"),
+    ("chains", "CFG Patch, history", "[KS]*", CHAIN + ": history is forgotten"),
+    ("chains", "CFG Patch, adaptive skip", "[KS]*", CHAIN + ": who skips is forgotten"),
+    ("chains", "CFG Patch, zero_init", "[KS]*", CHAIN + ": zero_init counts the steps of the part"),
+    ("chains", "HSpace Edit, delta block", "[KS]*", CHAIN + ": a delta block is spread over the steps of the part"),
+    ("chains", "DD[IP]M Sampler", "SplitSigmas", CHAIN + ": the first part's noise is drawn again"),
+]
+CELLS = cells()
+
+
+def fault(key):
+    return next((reason for *patterns, reason in FAULTS if all(map(fnmatch, key, patterns))), None)
+
+
+def marked(reason, *values, name):
+    """A case; with a reason one that is known to fail."""
+    return pytest.param(*values, id=name, marks=() if reason is None else pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.fixture(scope="module")
+def scene(pack_nodes):
+    return Scene(partial(run_node, pack_nodes))
+
+
+@pytest.fixture(scope="module")
+def verdicts(scene):
+    """By cell, found when asked for."""
+    known = {}
+
+    def found(key):
+        if key not in known:
+            known[key] = verdict(partial(CELLS[key], scene))
+        return known[key]
+
+    return found
+
+
+@pytest.mark.parametrize("key", [marked(fault(key), key, name=" | ".join(key)) for key in CELLS])
+def test_a_cell_works_or_is_refused_in_words(verdicts, key):
+    found = verdicts(key)
+    assert found.kind != SILENT, found.words
+
+
+def triples():
+    """Network patches under every guider on every conditioning node: formulas of formulas, without a page."""
+    for patch in (name for name, patch in PATCHES.items() if patch.kind == NETWORK):
+        for guider in GUIDERS:
+            for node in NODES:
+                pairs = ("guiders", patch, guider), ("rows", guider, node)
+                reason = next(filter(None, map(fault, pairs)), None)
+                yield marked(reason, patch, guider, node, name=f"{patch} | {guider} | {node}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patch, guider, node", triples())
+def test_three_together_work_or_are_refused_in_words(scene, patch, guider, node):
+    found = verdict(partial(together, scene, patch, guider, node))
+    assert found.kind != SILENT, found.words
+
+
+def test_the_page_says_what_was_found(verdicts):
+    from comfyui_version import __version__
+
+    written = page({key: verdicts(key) for key in CELLS}, __version__)
+    if os.environ.get("GUIDANCE_RECORD_COMPATIBILITY"):
+        PAGE.write_text(written, "utf-8")
+    assert written == PAGE.read_text("utf-8"), "record it anew; see the head of this file"
