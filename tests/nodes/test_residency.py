@@ -12,22 +12,7 @@ from residency import Poison, short_of_memory, unload
 
 pytestmark = pytest.mark.host
 
-EVICTED = "Train HSpace Direction's encoder is no additional model of its MODEL: loading the model pushes it out"
-FAULTS = {
-    "Train HSpace Direction": EVICTED,
-    "Train HSpace Direction, pictures": EVICTED,
-    "Train HSpace Direction, host U-Net and VAE": "Train HSpace Direction decodes with a VAE that it never loads",
-}
-DOUBLE = {
-    "CFG Patch: APG": "dot products of CFG's directions are float64 on the device",
-    "HSpace Inject": "h is mixed in float64 on the device",
-    "HSpace Inject, host U-Net and VAE": "h is mixed in float64 on the device",
-}
 WITH_ROOM = ["Dual Model CFG Guider"]  # the host itself loads its two models one after the other
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=FAULTS[name]) if name in FAULTS else ())
-    for name in FEATURES
-]
 
 
 @pytest.fixture(scope="module")
@@ -96,33 +81,21 @@ def tight(poison, monkeypatch, request):
     poison.cure_all()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEATURES)
 def test_on_a_second_device_short_of_memory_a_feature_gives_the_same(results, elsewhere, monkeypatch, name, request):
     """What is not loaded is NaN and lies on the CPU, where no sample is. The device has no float64, as Apple's."""
     expected = results[name]
     request.getfixturevalue("tight")
     second_device.use(monkeypatch)
     elsewhere.forget()
-    with second_device.SecondDevice(double=name in DOUBLE):
+    with second_device.SecondDevice(double=False):
         found = FEATURES[name](elsewhere).cpu()
         unload()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=DOUBLE[name])) for name in DOUBLE]
-)
-def test_a_device_without_float64_will_do(elsewhere, monkeypatch, name, request):
-    """Apple's have none. All other features are held to it above."""
-    request.getfixturevalue("tight")
-    second_device.use(monkeypatch)
-    with second_device.SecondDevice(double=False):
-        FEATURES[name](elsewhere)
-        unload()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEATURES)
 def test_on_a_cpu_short_of_memory_a_feature_gives_the_same(results, spoilt, name, request):
     expected = results[name]
     request.getfixturevalue("tight")
