@@ -57,5 +57,5 @@ def errors():
 @pytest.mark.parametrize("guide", sdg_golden.GUIDES)
 def test_value_and_gradient_of_a_guide_are_the_published_ones(errors, guide):
     assert errors[guide]["value"] < 1e-6
-    assert errors[guide]["grad"] < 1e-5
+    assert errors[guide]["grad"] < 5e-6
     assert errors[guide]["grad_norm"] < 1e-6
