@@ -54,7 +54,7 @@ def contact_sheet(batches: list[Tensor], columns: int, labels: list[str], scale:
     groups = batches if titles else [torch.cat(batches)]
     captions = cycle(labels or [""])
     rows = []
-    for images, title in zip(groups, [*titles, *[""] * len(groups)], strict=False):
+    for images, title in zip(groups, titles + [""] * (len(groups) - len(titles)), strict=True):
         for place, part in enumerate(images.split(columns)):
             tiles = interpolate(part.movedim(-1, 1), scale_factor=scale, mode="nearest").movedim(1, -1)
             rows.append(sheet_row(tiles, columns, list(islice(captions, len(part))), "" if place else title))
