@@ -67,7 +67,7 @@ def triples():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patch, guider, node", triples())
+@pytest.mark.parametrize("patch, guider, node", list(triples()))
 def test_three_together_work_or_are_refused_in_words(scene, patch, guider, node):
     found = verdict(partial(together, scene, patch, guider, node))
     assert found.kind != SILENT, found.words

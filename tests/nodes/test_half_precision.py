@@ -141,7 +141,7 @@ def push(networks, weight):
     """What a guide through the denoiser adds to a sample, per unit of its weight."""
     given = {"classifier": networks.classifier, "class_label": "star", "weight": weight, **ALWAYS}
     (guides,) = networks.execute("Guidance_ClassifierGuide", **given)
-    networks.levels = torch.tensor([5.0, 4.0])
+    networks.levels = torch.tensor([5.0, 0.0])
     options = {"gradient": "through denoiser", "unit": "lambda", "cap": 0.0, "views": 1}
     guided, plain = (with_guides(networks, guides, strength=strength, **options) for strength in (1.0, 0.0))
     return (guided - plain) / weight
