@@ -125,9 +125,9 @@ def code(networks):
 
 
 def decoded(networks):
-    """A picture's code and x_T, and what the autoencoder draws of the code."""
+    """What the autoencoder draws of the codes of two pictures."""
     (conditioning,) = networks.execute("Guidance_ApplySemantic", semantic=code(networks))
-    return sampled(networks, networks.autoencoder[0], conditioning, conditioning)
+    return sampled(networks, networks.autoencoder[0], conditioning, conditioning, size=2)
 
 
 def fitted(networks):
@@ -240,7 +240,8 @@ FEATURES = {
         discovered(n, "hspace", positive_images=pictures(2, 5), negative_images=pictures(2, 6))
     ),
     "Train HSpace Direction": lambda n: trained(n, n.load("hspace")),
-    "Train HSpace Direction, pictures": lambda n: trained(n, n.load("hspace"), images=pictures()),
+    # |P~ - P| of `keep` has its kink where training begins: its gradient there is the sign of P~'s rounding
+    "Train HSpace Direction, pictures": lambda n: trained(n, n.load("hspace"), images=pictures(), keep=0.0),
     "Train HSpace Direction, host U-Net and VAE": lambda n: trained(
         n, n.unet, vae=n.unet_vae, conditioning=n.words(), size=64
     ),

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import run_node
-from features import ALWAYS, FEATURES, direction, discovered, with_guides
+from features import ALWAYS, FEATURES, direction, discovered
 from networks import Networks, seeded
 
 pytestmark = pytest.mark.host
@@ -18,23 +18,23 @@ TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 LEVELS, FLOW_LEVELS = torch.tensor([1.0, 0.4, 0.0]), torch.tensor([0.9, 0.5, 0.0])
 PLAIN = "plain pixel model"
 ERRORS = {  # float16, bfloat16
-    "plain pixel model": (0.0046, 0.041),
-    "plain latent model": (0.0052, 0.055),
-    "plain flow model": (0.0004, 0.11),
+    "plain pixel model": (0.0095, 0.14),
+    "plain latent model": (0.014, 0.1),
+    "plain flow model": (0.00049, 0.071),
     "plain host U-Net": (5.4e-05, 0.00047),
-    "CFG Patch: APG": (0.0076, 0.06),
-    "CFG Combiner": (0.0046, 0.041),
-    "Text Guide at denoised": (0.0064, 0.027),
-    "Text Guide through denoiser": (0.0086, 0.077),
-    "Style Guide": (0.0022, 0.016),
-    "Classifier Guide at noisy": (0.00067, 0.0076),
-    "Classifier-Guided Sampler: ddim": (0.044, 0.4),
-    "DDIM Sampler": (0.00085, 0.01),
-    "DDIM Inversion": (0.00062, 0.0058),
-    "HSpace Edit, symmetric": (0.0024, 0.03),
-    "HSpace Edit, asymmetric": (0.0025, 0.032),
-    "HSpace Inject": (0.0025, 0.034),
-    "Stochastic Encode": (0.00061, 0.0068),
+    "CFG Patch: APG": (0.01, 0.12),
+    "CFG Combiner": (0.0095, 0.14),
+    "Text Guide at denoised": (0.0027, 0.03),
+    "Text Guide through denoiser": (0.017, 0.084),
+    "Style Guide": (0.0052, 0.07),
+    "Classifier Guide at noisy": (0.00058, 0.0067),
+    "Classifier-Guided Sampler: ddim": (0.057, 0.55),
+    "DDIM Sampler": (0.0027, 0.037),
+    "DDIM Inversion": (0.00057, 0.0056),
+    "HSpace Edit, symmetric": (0.0035, 0.042),
+    "HSpace Edit, asymmetric": (0.0031, 0.037),
+    "HSpace Inject": (0.003, 0.046),
+    "Stochastic Encode": (0.00062, 0.0059),
 }
 OWN_MODEL = ("plain latent model", "plain flow model", "plain host U-Net")
 FROM_PURE_NOISE = ("Classifier-Guided Sampler: ddim",)  # its own schedule: sigma 157
@@ -112,13 +112,15 @@ def predicted(networks, asymmetric, levels):
     guider.inner_set_conds({"positive": networks.label("star")})
     x, found = levels[0] * seeded(1, 3, 32, 32, seed=1), []
 
-    def look(model, start, sigmas, extra_args, callback, disable):
+    def sample_euler(model, start, sigmas, extra_args, callback, disable):  # an edit knows a sampler by its name
         found.append(model(x, sigmas[0].expand(1), **extra_args))
         return start
 
     with torch.inference_mode():
         nothing = torch.zeros_like(x)
-        guider.sample(nothing, nothing, comfy.samplers.KSAMPLER(look), torch.tensor(levels), disable_pbar=True, seed=1)
+        guider.sample(
+            nothing, nothing, comfy.samplers.KSAMPLER(sample_euler), torch.tensor(levels), disable_pbar=True, seed=1
+        )
     return found[0]
 
 
@@ -137,30 +139,36 @@ def test_an_asymmetric_edit_is_as_exact_as_a_symmetric_one(networks, dtype, foll
 # --- the gradient through a half-precision model
 
 
-def push(networks, weight):
-    """What a guide through the denoiser adds to a sample, per unit of its weight."""
-    given = {"classifier": networks.classifier, "class_label": "star", "weight": weight, **ALWAYS}
-    (guides,) = networks.execute("Guidance_ClassifierGuide", **given)
-    networks.levels = torch.tensor([5.0, 0.0])
-    options = {"gradient": "through denoiser", "unit": "lambda", "cap": 0.0, "views": 1}
-    guided, plain = (with_guides(networks, guides, strength=strength, **options) for strength in (1.0, 0.0))
-    return (guided - plain) / weight
+def pull_back(networks):
+    """The vector-Jacobian product of the pixel model's prediction at sigma 1."""
+    import comfy.samplers
+
+    from pack.nodes.host.guides.through import with_graph
+
+    guider = comfy.samplers.CFGGuider(networks.load("unet"))
+    guider.inner_set_conds({"positive": networks.label("star")})
+    found = []
+
+    def look(model, x, sigmas, extra_args, callback, disable):
+        def execute(at, options):
+            return model(at, sigmas[0].expand(1), **{**extra_args, "model_options": options})
+
+        found.append(with_graph(guider, execute, x, extra_args["model_options"])[1])
+        return x
+
+    with torch.inference_mode():
+        nothing, noise = torch.zeros(1, 3, 32, 32), seeded(1, 3, 32, 32, seed=1)
+        guider.sample(noise, nothing, comfy.samplers.KSAMPLER(look), LEVELS[[0, 2]], disable_pbar=True, seed=1)
+    return found[0]
 
 
-@pytest.mark.parametrize(
-    "dtype, weight",
-    [
-        ("float16", 2.0**-13),
-        ("float16", 2.0**23),
-        ("bfloat16", 2.0**-13),
-        ("bfloat16", 2.0**23),
-    ],
-)
-def test_a_gradient_through_the_model_does_not_depend_on_its_size(networks, dtype, weight):
-    """Pulling back is linear; powers of two are not even rounded."""
-    expected = push(networks(TYPES[dtype]), 1.0)
-    found = push(networks(TYPES[dtype]), weight)
-    assert off(found, expected) < 0.02
+def test_a_gradient_through_a_float16_model_does_not_depend_on_its_size(networks):
+    """Pulling back is linear. 2^-24 is the type's least number, and 2^16 beyond its largest."""
+    pulled, grad = pull_back(networks(torch.float16)), seeded(1, 3, 32, 32, seed=2)
+    expected = pulled(grad)
+    assert expected.norm() > 0
+    for size in (2.0**-30, 2.0**23):  # powers of two are not even rounded
+        assert torch.equal(pulled(size * grad) / size, expected)
 
 
 # --- whose direction it is
