@@ -183,8 +183,8 @@ def _features(model: Any) -> Sequence[Feature]:
 def begin_beside(course: Course, model: Any, transformer_options: dict[str, Any]) -> None:
     """Begins the run of a second MODEL, which a guider of ours samples beside its first.
 
-    `transformer_options` are those that its network will be called with in this run; they get the states and the
-    wrappers of its features. Raises ValueError for features that need hooks of the guider, which has one MODEL's.
+    `transformer_options` are those that its network will be called with in this run; they get the states of its
+    features. Raises ValueError for features that need hooks of the guider, which has one MODEL's.
     """
     beside = replace(course, second=model)
     for feature in _features(model):
@@ -196,8 +196,6 @@ def begin_beside(course: Course, model: Any, transformer_options: dict[str, Any]
         state = feature.begin(beside, attached(model, feature))
         if state is not None:
             transformer_options[feature.key] = state
-            for kind, wrapper in feature.wrappers.items():
-                add_wrapper_with_key(kind, feature.key, wrapper, transformer_options)
 
 
 def course_of(guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **more: Any) -> Course:

@@ -31,29 +31,27 @@ def two_stages(scene, model):
     return ksampler(scene, model, 2, 4, ksampler(scene, model, 0, 2))
 
 
-def custom(scene, model, noise, latent, sigmas, sampler=None):
-    """SamplerCustomAdvanced."""
-    import comfy.samplers
-    from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
+def custom(scene, model, latent, sigmas, sampler, noise):
+    """SamplerCustom, of one seed with and without fresh noise."""
+    from comfy_extras.nodes_custom_sampler import SamplerCustom
 
-    guider = CFGGuider.execute(model, scene.labels["p"], scene.labels["n"], SCALE).args[0]
-    sampler = sampler or comfy.samplers.sampler_object("euler")
+    given = (model, noise, 5, SCALE, scene.labels["p"], scene.labels["n"], sampler, sigmas, {"samples": latent})
     with torch.inference_mode():
-        return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, {"samples": latent}).args[0]["samples"]
+        return SamplerCustom.execute(*given).args[0]["samples"]
 
 
 def split(scene, model, sampler=None, parts=2):
     """SplitSigmas in the middle of four steps; one part: not split."""
     import comfy.samplers
-    from comfy_extras.nodes_custom_sampler import DisableNoise, RandomNoise, SplitSigmas
+    from comfy_extras.nodes_custom_sampler import SplitSigmas
 
+    sampler = sampler or comfy.samplers.sampler_object("euler")
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)
-    noise, still = RandomNoise.execute(5).args[0], DisableNoise.execute().args[0]
     empty = torch.zeros(1, 3, SIDE, SIDE)
     if parts == 1:
-        return custom(scene, model, noise, empty, sigmas, sampler)
+        return custom(scene, model, empty, sigmas, sampler, noise=True)
     high, low = SplitSigmas.execute(sigmas, 2).args
-    return custom(scene, model, still, custom(scene, model, noise, empty, high, sampler), low, sampler)
+    return custom(scene, model, custom(scene, model, empty, high, sampler, noise=True), low, sampler, noise=False)
 
 
 def picture():

@@ -1,6 +1,6 @@
 """The table as a help page."""
 
-from .verdicts import REFUSED
+from .verdicts import REFUSED, SAID
 
 TITLES = {
     "guiders": (
@@ -18,8 +18,8 @@ TITLES = {
     ),
     "chains": (
         "Chains of samplers",
-        "Two samplers, one after the other, must draw the picture of one run. With denoise below 1 the last steps of a "
-        "longer run are meant.",
+        "Two samplers of one seed, one after the other, must draw the picture of one run. What remembers earlier steps "
+        "begins anew in each, and says so. With denoise below 1 the last steps of a longer run are meant.",
     ),
 }
 HEAD = """# What works with what
@@ -29,7 +29,7 @@ Class Conditioning.
 
 - **works**: the picture is the one that follows from the formula: a patch acts where it must and nowhere else.
 - **refused**: the run ends at once, with the sentence below the table.
-- **not yet**: known to be wrong, without a word. Don't use it.
+- **says so**: the picture is another one, and the log says so with the sentence below the table.
 - An empty cell: there is nothing to try.
 """
 
@@ -45,13 +45,13 @@ def page(verdicts, host):
 
 def _table(own):
     rows, columns = (list(dict.fromkeys(key[place] for key in own)) for place in (0, 1))
-    sentences = list(dict.fromkeys(found.words for found in own.values() if found.kind == REFUSED))
+    sentences = list(dict.fromkeys(found.words for found in own.values() if found.kind in (REFUSED, SAID)))
 
     def cell(row, column):
         found = own.get((row, column))
         if found is None:
             return ""
-        return f"refused ({sentences.index(found.words) + 1})" if found.kind == REFUSED else found.kind
+        return f"{found.kind} ({sentences.index(found.words) + 1})" if found.words in sentences else found.kind
 
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     lines += [f"| {row} | {' | '.join(cell(row, column) for column in columns)} |" for row in rows]

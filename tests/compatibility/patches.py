@@ -75,10 +75,16 @@ NETWORK, RESCALED, METHOD, GUIDES = "network", "scale", "method", "guides"
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A node that changes a MODEL. `kind` says what is known of its result: of a network patch, each row's."""
+    """A node that changes a MODEL. `kind` says what is known of its result: of a network patch, each row's.
+
+    `memory`: how the log begins to say that a run which goes on where another ended remembers nothing of it.
+    `placed`: what it brings lies in the picture, so an area has its part of it.
+    """
 
     kind: str
     apply: Callable[..., Any]
+    memory: str = ""
+    placed: bool = False
 
 
 PATCHES = {
@@ -90,13 +96,15 @@ PATCHES = {
     "CFG Patch, CFG++": Patch(METHOD, cfg("CFG++", strength=0.6)),
     "HSpace Edit, asymmetric": Patch(NETWORK, hspace(True)),
     "HSpace Edit, symmetric": Patch(NETWORK, hspace(False)),
-    "HSpace Inject": Patch(NETWORK, inject),
+    "HSpace Inject": Patch(NETWORK, inject, placed=True),
 }
 IN_CHAINS = {
-    "Apply Guides, every 3": Patch(GUIDES, guides("at denoised", every=3, views=3)),
-    "CFG Patch, APG with momentum": Patch(METHOD, cfg("APG", eta=0.0, cap=0.06, momentum=-0.5)),
-    "CFG Patch, history": Patch(METHOD, cfg("history (HiGS)", strength=0.5, memory=0.6)),
-    "CFG Patch, adaptive skip": Patch(METHOD, cfg("adaptive skip", threshold=0.9)),
+    "Apply Guides, every 3": Patch(GUIDES, guides("at denoised", every=3, views=3), "Apply Guides: every"),
+    "CFG Patch, APG with momentum": Patch(
+        METHOD, cfg("APG", eta=0.0, cap=0.06, momentum=-0.5), "CFG Patch: APG's momentum"
+    ),
+    "CFG Patch, history": Patch(METHOD, cfg("history (HiGS)", strength=0.5, memory=0.6), "CFG Patch: history (HiGS)"),
+    "CFG Patch, adaptive skip": Patch(METHOD, cfg("adaptive skip", threshold=0.8), "CFG Patch: adaptive skip"),
     "CFG Patch, zero_init": Patch(METHOD, cfg("CFG-Zero*", strength=1.0, zero_init=0.5)),
     "HSpace Edit, delta block": Patch(NETWORK, hspace(False, block=True)),
 }

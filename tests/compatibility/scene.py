@@ -55,18 +55,18 @@ class Scene:
         return LEVELS[0] * seeded(1, 3, SIDE, SIDE, seed=1) + 0.3
 
     def predicted(self, guider, level=0, x=None):
-        """D(x, sigma of the level) as the guider shows it to a sampler."""
+        """D(x, sigma of the level) as the guider shows it to euler, by whose name asymmetric edits know its steps."""
         import comfy.samplers
 
         x = self.x if x is None else x
         found = []
 
-        def look(model, start, sigmas, extra_args, callback, disable):
+        def sample_euler(model, start, sigmas, extra_args, callback, disable):
             found.append(model(x, sigmas[level].expand(len(x)), **extra_args))
             return start
 
         with torch.inference_mode():
-            sampler = comfy.samplers.KSAMPLER(look)
+            sampler = comfy.samplers.KSAMPLER(sample_euler)
             guider.sample(torch.zeros_like(x), torch.zeros_like(x), sampler, LEVELS, disable_pbar=True, seed=1)
         return found[0]
 

@@ -1,6 +1,9 @@
-"""What a cell of the table is found to be: it works, it is refused in words, or it is silently wrong."""
+"""What a cell of the table is found to be: it works, is refused in words, says what it does, or is silently wrong."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,12 +11,12 @@ import torch
 from networks import seeded
 
 from .chains import CHAINS, picture, split
-from .conditioning import NODES, RIGHT, apart, two
+from .conditioning import NODES, RIGHT, apart, area, two
 from .guiders import GUIDERS
 from .patches import ALWAYS, GUIDES, IN_CHAINS, METHOD, NETWORK, PATCHES, RESCALED, SCALED
 from .scene import BETWEEN, LEVELS, SCALE, SIDE, alone, with_lora
 
-WORKS, REFUSED, SILENT = "works", "refused", "not yet"
+WORKS, REFUSED, SAID, SILENT = "works", "refused", "says so", "silently wrong"
 SAMPLERS = {"DDIM Sampler": {"eta": 0.0}, "DDPM Sampler": {}}
 ADVICE = re.compile(r"\b(use|choose|connect|set|remove|leave|load|wire|make|put|lower|write)\b")
 NEAR, APART = 1e-3, 2e-3  # largest differences over the largest value: of what is the same, at least of what isn't
@@ -25,8 +28,25 @@ class Verdict:
     words: str = ""
 
 
+class SaidError(AssertionError):
+    """Another picture than elsewhere, as the log says in these words."""
+
+
+@contextmanager
+def warned() -> Iterator[list[str]]:
+    """The warnings of the log."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 def verdict(check):
-    """Of one cell, whose check raises ValueError where the pack refuses it and AssertionError where it is wrong."""
+    """Of one cell. Its check raises ValueError where the pack refuses it, SaidError, and AssertionError where not."""
     try:
         check()
     except ValueError as error:
@@ -34,6 +54,8 @@ def verdict(check):
         if "\n" in sentence or len(sentence) < 30 or not ADVICE.search(sentence):
             return Verdict(SILENT, f"the refusal says nothing of what to do: {sentence!r}")
         return Verdict(REFUSED, sentence)
+    except SaidError as words:
+        return Verdict(SAID, str(words))
     except (AssertionError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
         return Verdict(SILENT, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     return Verdict(WORKS)
@@ -99,7 +121,8 @@ def _at_level(scene, patch, guider, node, level):
     if node is not None and node.expected is None:  # what it should give is not known, but not what one part gives
         different(found, scene.once(_plain, guider, None, level), "one of its parts alone")
     elif patch is None or patch.kind == NETWORK:
-        same(found, _by_formula(scene, guider, node, models, SCALE, level), "the guider's formula over its rows")
+        placed = patch is not None and patch.placed
+        same(found, _by_formula(scene, guider, node, models, level, placed), "the guider's formula over its rows")
     if patch is None or level > 0:
         return
     plain = scene.once(_plain, guider, node, level)
@@ -112,22 +135,31 @@ def _at_level(scene, patch, guider, node, level):
         different(found, plain, "the patch")
 
 
-def _by_formula(scene, guider, node, models, scale, level):
+def _by_formula(scene, guider, node, models, level, placed=False):
     """The guider's formula over what BasicGuider predicts of each row."""
 
     def row(name, owner):
         key = "p" if name == "w" else name
-        alone = partial(_alone, scene, models[owner], level)
+        alone = partial(_alone, scene, models[owner], level, placed=placed)
         if node is not None and key == changed_row(guider, node):
             return node.expected(alone, level)
         return apart(alone, level, key, key) if node is not None and node.others else alone(key)
 
-    return guider.formula(**{name: row(name, owner) for name, owner in guider.owners.items()}, scale=scale)
+    return guider.formula(**{name: row(name, owner) for name, owner in guider.owners.items()}, scale=SCALE)
 
 
-def _alone(scene, model, level, label, start=0, end=SIDE, lora=False):
+def _alone(scene, model, level, label, start=0, end=SIDE, lora=False, placed=False):
     model = scene.once(with_lora, model) if lora else model
+    if placed and end - start < SIDE:
+        return scene.once(_within, model, label, level, start, end)
     return scene.once(alone, model, label, level, start, end)
+
+
+def _within(scene, model, label, level, start, end):
+    """What BasicGuider predicts in an area of the whole sample, which is all that the CONDITIONING says."""
+    columns = slice(start, end)
+    rows = {"p": area(scene.labels[label], columns)}
+    return scene.predicted(GUIDERS["BasicGuider"].build(scene, {"main": model}, rows, SCALE), level)[..., columns]
 
 
 def _outside_window(scene, patch, guider):
@@ -185,18 +217,24 @@ def _run(scene, guider, rows, sampler):
 # --- chains
 
 
-def _patched_base(scene, name, base):
-    return {**PATCHES, **IN_CHAINS}[name].apply(scene, base)
+def _patched_base(scene, patch, base):
+    return patch.apply(scene, base)
 
 
 def in_chain(scene, name, chain_name):
-    """Two samplers one after the other are one run."""
+    """Two samplers one after the other are one run. A second that remembers nothing of the first says so."""
     part, whole = CHAINS[chain_name]
+    patch = {**PATCHES, **IN_CHAINS}[name]
     base = scene.flow if name == "CFG Patch, zero_init" else scene.models["main"]
-    model = scene.once(_patched_base, name, base)
+    model = scene.once(_patched_base, patch, base)
     expected = scene.once(whole, model)
     different(expected, scene.once(whole, base), "the patch")
-    same(part(scene, model), expected, "one run")
+    with warned() as words:
+        found = part(scene, model)
+    if patch.memory and distance(found, expected) > APART:
+        assert len(words) == 1 and words[0].startswith(patch.memory), f"other than one run, and the log says {words}"
+        raise SaidError(words[0])
+    same(found, expected, "one run")
 
 
 def sampler_in_chain(scene, name):

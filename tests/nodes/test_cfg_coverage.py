@@ -59,6 +59,19 @@ def test_outside_its_mask_or_area_a_second_condition_changes_nothing(execute, mo
     assert (one[..., :12] - both[..., :12]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.usefixtures("pack_nodes")
+def test_an_area_says_all_it_says_up_to_its_edge(strength):
+    from pack.nodes.host.cfg.coverage import coverage
+
+    left = {"uuid": 1, "area": (32, 16, 0, 0), "strength": strength}
+    expected = (LEFT * strength).expand(2, 3, 32, 32)
+    assert torch.equal(coverage([left], torch.zeros(2, 3, 32, 32), LEVEL[:1]), expected)
+    right = {"uuid": 2, "area": (32, 16, 0, 16), "strength": 1.0}
+    sides = coverage([left, right], torch.zeros(2, 3, 32, 32), LEVEL[:1])
+    assert sides is None if strength == 1 else torch.equal(sides, expected + (1 - LEFT))
+
+
 @pytest.mark.parametrize("inside", [1.0, 0.5, 0.25])
 def test_a_mask_of_the_host_is_the_mask_of_cfg_condition(execute, models, conds, inside):
     masked = {**MASKED, "mask": LEFT * inside}

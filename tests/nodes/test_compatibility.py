@@ -1,11 +1,11 @@
-"""No cell of the table is silent: a patch works under a guider, on a conditioning node and in a chain, or is refused.
+"""No cell of the table is silent: a patch works under a guider, on a conditioning node and in a chain, or words come.
 
 After a change: GUIDANCE_RECORD_COMPATIBILITY=1 python dev.py test -n0 tests/nodes/test_compatibility.py
 """
 
 import os
-from fnmatch import fnmatch
 from functools import partial
+from itertools import product
 
 import pytest
 from compatibility.conditioning import NODES
@@ -19,17 +19,7 @@ from conftest import ROOT, run_node
 pytestmark = pytest.mark.host
 PAGE = ROOT / "docs" / "compatibility.md"
 
-FAULTS: list[tuple[str, str, str, str]] = []  # cells that are known to be wrong, and why
 CELLS = cells()
-
-
-def fault(key):
-    return next((reason for *patterns, reason in FAULTS if all(map(fnmatch, key, patterns))), None)
-
-
-def marked(reason, *values, name):
-    """A case; with a reason one that is known to fail."""
-    return pytest.param(*values, id=name, marks=() if reason is None else pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +40,16 @@ def verdicts(scene):
     return found
 
 
-@pytest.mark.parametrize("key", [marked(fault(key), key, name=" | ".join(key)) for key in CELLS])
-def test_a_cell_works_or_is_refused_in_words(verdicts, key):
+@pytest.mark.parametrize("key", [pytest.param(key, id=" | ".join(key)) for key in CELLS])
+def test_a_cell_works_or_says_in_words_that_it_does_not(verdicts, key):
     found = verdicts(key)
     assert found.kind != SILENT, found.words
 
 
 def triples():
     """Network patches under every guider on every conditioning node: formulas of formulas, without a page."""
-    for patch in (name for name, patch in PATCHES.items() if patch.kind == NETWORK):
-        for guider in GUIDERS:
-            for node in NODES:
-                pairs = ("guiders", patch, guider), ("rows", guider, node)
-                reason = next(filter(None, map(fault, pairs)), None)
-                yield marked(reason, patch, guider, node, name=f"{patch} | {guider} | {node}")
+    patches = (name for name, patch in PATCHES.items() if patch.kind == NETWORK)
+    return [pytest.param(*names, id=" | ".join(names)) for names in product(patches, GUIDERS, NODES)]
 
 
 @pytest.mark.slow

@@ -27,11 +27,13 @@ def coverage(conds: Collection[Cond], x: Tensor, timestep: Tensor) -> Tensor | N
     """How much conds say something at a noise level, [B C ...] in [0, 1]; None: everything, everywhere.
 
     It is what the host leaves to default conds, from the other side: 1 where masks times strengths sum to 1 or more.
+    But an area says all it says up to its edge: there the host fades one only into others, and alone it is whole.
     """
     total = torch.zeros_like(x)
+    whole = {"mask": x.new_ones(1, *x.shape[2:])}  # areas with a mask have no faded edge
     for cond in conds:
         limits = {key: cond[key] for key in LIMITS if key in cond}
-        found = comfy.samplers.get_area_and_mult({**limits, "model_conds": {}, "uuid": None}, x, timestep)
+        found = comfy.samplers.get_area_and_mult({**whole, **limits, "model_conds": {}, "uuid": None}, x, timestep)
         if found is None:
             continue
         if not limits or "default" in cond:  # a default cond counts wherever the others don't

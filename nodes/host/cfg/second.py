@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
+import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -47,9 +48,8 @@ class SecondModel:
         transformer = self.options.setdefault("transformer_options", {})
         begin_beside(course, self.patcher, transformer)
         self._refuse_cfg_functions()
-        for kind, known in self.patcher.wrappers.items():  # of other nodes; the host gathers only the first model's
-            for key, wrappers in known.items():
-                transformer.setdefault("wrappers", {}).setdefault(kind, {}).setdefault(key, wrappers)
+        # wrappers, and the LoRAs of conds: by itself the host registers only those of the guider's model
+        comfy.sampler_helpers.prepare_model_patcher(self.patcher, course.guider.conds, self.options)
 
     def _refuse_cfg_functions(self) -> None:
         for name, what in CFG_FUNCTIONS.items():
@@ -86,4 +86,5 @@ class SecondModel:
 
     def finish(self) -> None:
         self.patcher.cleanup()
+        self.patcher.restore_hook_patches()
         self.conds, self.options = {}, {}

@@ -40,7 +40,10 @@ def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
         return None
     _refuse_unfit(course, parts)
     if course.continues and any(part.every > 1 for part in parts):
-        logging.info("Diffusion Guidance: every counts the steps of this run, which begins at %.4g", course.sigmas[0])
+        logging.warning(
+            "Apply Guides: every counts the steps of this run alone, and the run goes on where another ended; in a "
+            "chain of samplers it begins anew in each"
+        )
     return GuidedRun(course, parts)
 
 
