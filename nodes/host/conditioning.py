@@ -63,7 +63,8 @@ def refuse_foreign(given: Mapping[str, Any], facts: Facts) -> None:
         raise ValueError("Apply Semantic is for the MODEL of Load Diffusion Autoencoder, and this model is none")
     if given.get(LOW_RES) and not facts.low_res_channels:
         raise ValueError("Upscale Conditioning is for upsamplers, and this model enlarges nothing; leave it out")
-    if given.get(CLASS_LABELS) and not facts.class_names and given["cross_attn"].any():
+    takes_codes = bool(facts.semantic)  # then the missing code is what to say
+    if given.get(CLASS_LABELS) and not facts.class_names and not takes_codes and given["cross_attn"].any():
         raise ValueError("this model has no classes, and the class of another model came; leave class_label empty")
 
 

@@ -11,7 +11,7 @@ from pack.guidance.gradient import Term
 from pack.guidance.samplers import first_order, noise_levels
 from pack.guidance.step import FURTHEST, Step
 from pack.guidance.tensors import append_dims
-from pack.models.denoiser import NoiseSchedule
+from pack.models.schedule import NoiseSchedule
 
 SHAPE = (3, 4, 4)
 DATA = torch.linspace(-1, 1, 6 * 48, dtype=torch.float64).view(48, 6).T.reshape(6, *SHAPE).float()

@@ -102,13 +102,16 @@ def test_the_step_is_asyrps_with_h_turned_towards_the_nearest_noise_level(host, 
 
 
 def test_calibration_evaluates_the_plain_model_where_the_published_code_does(kind, scene, inject):
-    """X' = X + P^ - P - w (P~ - P); D' = D(X') + rho / (1 - rho) (X' - X). Of a flow (1 - sigma) of that is moved."""
+    """X' = X + P^ - P - w (P~ - P); D' = D(X') + rho / (1 - rho) (X' - X). Of a flow (1 - sigma) of that is moved.
+
+    P~ is read off the asymmetric step, which moves x0's part at the next level: of a flow 1 - sigma'.
+    """
     flow, omega = kind == "scenes_flow", 0.3
     levels = (0.8, 0.5, 0.0) if flow else (5.0, 2.0, 0.0)
     sigma, rho = levels[0], levels[1] / levels[0]
     plain = predicted(scene.model, scene, levels=levels)
     stepped = predicted(inject(scene), scene, levels=levels)
-    edited = plain + (stepped - plain) * (1 - rho)
+    edited = plain + (stepped - plain) * (1 - rho) / (1 - levels[1] if flow else 1)
     centre = edited.mean((1, 2, 3), keepdim=True)
     spread = plain.std((1, 2, 3), keepdim=True) / edited.std((1, 2, 3), keepdim=True)
     shift = centre + spread * (edited - centre) - plain - omega * (edited - plain)

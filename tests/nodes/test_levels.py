@@ -108,7 +108,7 @@ def test_more_steps_than_denoise_leaves_are_refused_in_terms_of_both(execute, mo
     model = models["scenes_unet"][0]
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
     (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32)
-    with pytest.raises(ValueError, match=f"input 'steps': {steps} steps at denoise .* use at most {most}"):
+    with pytest.raises(ValueError, match=f"input 'steps': {steps} steps are the last part .* use at most {most},"):
         execute(
             "Guidance_ClassifierGuidedSampler",
             model=model,
