@@ -26,7 +26,8 @@ def unload(keep=()):
     for loaded in list(mm.current_loaded_models):
         if loaded.model is not None and not any(loaded.model.is_clone(model) for model in keep):
             loaded.model_unload()
-            mm.current_loaded_models.remove(loaded)
+            if loaded in mm.current_loaded_models:  # the host drops those whose MODEL is gone by itself
+                mm.current_loaded_models.remove(loaded)
 
 
 class Poison:

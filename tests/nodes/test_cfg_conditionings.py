@@ -136,8 +136,8 @@ def test_a_conditioning_of_another_kind_is_refused(models, conds, codes, autoenc
         sampled(text)
     with pytest.raises(ValueError, match="Apply Semantic is for"):
         sampled(codes[0][0])
-    for label, words in (("star", "has no classes"), ("", "semantic code of .* none was given")):
-        with pytest.raises(ValueError, match=words):
+    for label in ("star", ""):
+        with pytest.raises(ValueError, match="semantic code of .* none was given"):
             ksampler(autoencoder, conds[label], conds[label], 1.0, sigmas=LEVEL)
     assert torch.equal(sampled(host("ConditioningZeroOut", text)), sampled(conds[""]))
 
