@@ -31,17 +31,6 @@ def initial_noise(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Te
     return _draw([_generator(seed + index) for index in indices], shape[1:])
 
 
-def noise_for(purpose: Sequence[int], shape: Sequence[int], seed: int, indices: Sequence[int]) -> Tensor:
-    """Unit noise [B ...] of one purpose of a run, as (what, which guide, which step): of image i by `seed + i` alone.
-
-    For references, recurrence and random conditions: other purposes, steps and seeds give other numbers.
-    """
-    mixed = 0
-    for part in purpose:
-        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**64
-    return _draw([_generator((seed + index) ^ mixed) for index in indices], shape[1:])
-
-
 class StepNoise:
     """The noise of each step of one run, like `x`.
 

@@ -22,10 +22,7 @@ from .host.model import check_latent
 from .host.pictures import to_invert
 from .hspace import CATEGORY, edit_window
 from .plot import Panel, plot
-from .widgets import steps_input
-
-CONDITIONING_TOOLTIP = "What the pictures show; pixel models can do without."
-VAE_TOOLTIP = "Needed where the model works on latents."
+from .widgets import shown_inputs, steps_input
 
 
 class HSpaceInject(GuidanceNode):
@@ -66,8 +63,7 @@ class HSpaceInject(GuidanceNode):
                     tooltip="The content. Of several, picture i goes to image i. Either this or latent.",
                 ),
                 io.Latent.Input("latent", optional=True, tooltip="The content as a latent, instead of image."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip=CONDITIONING_TOOLTIP),
-                io.Vae.Input("vae", optional=True, tooltip=VAE_TOOLTIP),
+                *shown_inputs(),
             ],
             outputs=[io.Model.Output()],
         )
@@ -140,8 +136,7 @@ class AsyrpTiming(GuidanceNode):
                     tooltip="What the edit leads to: smiling face. The farther from source_text, the later it ends.",
                 ),
                 steps_input(50, "Of the inversion of each picture.", advanced=True),
-                io.Conditioning.Input("conditioning", optional=True, tooltip=CONDITIONING_TOOLTIP),
-                io.Vae.Input("vae", optional=True, tooltip=VAE_TOOLTIP),
+                *shown_inputs(),
             ],
             outputs=[
                 io.Float.Output(display_name="t_edit"),

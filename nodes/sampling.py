@@ -22,7 +22,7 @@ from .host.model import facts_of
 from .host.pictures import to_invert
 from .host.sampling import Loop, batch_indices, fitted, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
-from .widgets import seed_input, steps_input
+from .widgets import seed_input, shown_inputs, steps_input
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
     "ddim": lambda eta: partial(sample_ddim, eta=eta),  # Algorithm 2
@@ -235,10 +235,7 @@ class DDIMInversion(GuidanceNode):
                 io.Model.Input("model", tooltip="The model that will draw the picture again."),
                 io.Image.Input("image", tooltip="The picture, of a size the model can draw."),
                 steps_input(50, "Network evaluations, plus one. More is closer."),
-                io.Conditioning.Input(
-                    "conditioning", optional=True, tooltip="What the picture shows; pixel models can do without."
-                ),
-                io.Vae.Input("vae", optional=True, tooltip="Needed where the model works on latents."),
+                *shown_inputs(),
                 io.String.Input(
                     "respacing",
                     default="",

@@ -43,6 +43,16 @@ def size_input(tooltip: str, advanced: bool = False) -> Any:
     return io.Int.Input("size", default=512, min=16, max=4096, step=8, tooltip=tooltip, **_set(advanced=advanced))
 
 
+def shown_inputs() -> list[Any]:
+    """What a node needs that inverts pictures."""
+    return [
+        io.Conditioning.Input(
+            "conditioning", optional=True, tooltip="What the pictures show; pixel models can do without."
+        ),
+        io.Vae.Input("vae", optional=True, tooltip="Needed where the model works on latents."),
+    ]
+
+
 def precision_input() -> Any:
     """Of a pixel model; later than a loader's other inputs, so optional for saved workflows."""
     return io.Combo.Input(

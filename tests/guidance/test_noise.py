@@ -2,7 +2,7 @@
 
 import torch
 
-from pack.guidance.noise import StepNoise, initial_noise, noise_for
+from pack.guidance.noise import StepNoise, initial_noise, own_noise
 
 
 def test_image_i_of_a_batch_starts_as_seed_plus_i_alone():
@@ -39,12 +39,12 @@ def test_the_steps_do_not_repeat_the_initial_noise_or_each_other():
 
 
 def test_the_noise_of_a_purpose_belongs_to_the_image_the_step_and_the_seed():
-    whole = noise_for((2, 0, 5), (3, 2, 4), 7, range(3))
+    whole = own_noise((3, 2, 4), 7, range(3), 2, 0, 5)
     for index in range(3):
-        assert torch.equal(whole[index : index + 1], noise_for((2, 0, 5), (1, 2, 4), 7 + index, [0]))
+        assert torch.equal(whole[index : index + 1], own_noise((1, 2, 4), 7 + index, [0], 2, 0, 5))
     others = [
-        noise_for(what, (3, 2, 4), seed, range(3)) for what, seed in (((2, 0, 6), 7), ((2, 1, 5), 7), ((2, 0, 5), 9))
+        own_noise((3, 2, 4), seed, range(3), *what) for what, seed in (((2, 0, 6), 7), ((2, 1, 5), 7), ((2, 0, 5), 9))
     ]
     assert not any(torch.equal(whole, other) for other in others)
     assert not torch.equal(whole[0], whole[1])
-    assert torch.isfinite(noise_for((1,), (2, 4), 2**64 - 1, range(2))).all()
+    assert torch.isfinite(own_noise((2, 4), 2**64 - 1, range(2), 1)).all()
