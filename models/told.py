@@ -25,6 +25,9 @@ ORDERS = {AUTO: None, "legacy": False, "new": True}
 RESCALING = {AUTO: None, "no": False, "yes": True}
 
 
+LIMITS = {"num_heads": (1, 64), "training_steps": (50, 10000), "image_size": (8, 4096)}  # 0 aside
+
+
 @dataclass(frozen=True)
 class Told:
     """Choices of a loader's user. AUTO and 0 leave a matter to the file, or to what is usual."""
@@ -36,6 +39,13 @@ class Told:
     training_steps: int = 0
     rescale_timesteps: str = AUTO  # of RESCALING
     image_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that no training had; a linked number passes a widget's limits."""
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if value and not least <= value <= most:
+                raise ValueError(f"{name} is {value}; 0 or {least} to {most} are possible")
 
     @property
     def named(self) -> set[str]:

@@ -76,8 +76,9 @@ class LoadModel(GuidanceNode):
 
     @classmethod
     def run(cls, model_name: str, clip_denoised: bool, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
+        told = Told(**choices)
         with about("model_name"):
-            path, told = locate("models", model_name), Told(**choices)
+            path = locate("models", model_name)
             model = load_pixel_model(partial(open_decoder, path, told), precision)
         ui = noticed(remark(model_name, guesses_of(model)))
         return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)

@@ -50,8 +50,9 @@ class LoadDiffusionAutoencoder(GuidanceNode):
 
     @classmethod
     def run(cls, model_name: str, precision: str = AUTO, **choices: Any) -> io.NodeOutput:
+        told = Told(**choices)
         with about("model_name"):
-            path, told = locate("models", model_name), Told(**choices)
+            path = locate("models", model_name)
             codec = Codec(open_model(path, told))
             model = load_pixel_model(partial(open_decoder, path, told), precision)
         ui = noticed(remark(model_name, guesses_of(model)))

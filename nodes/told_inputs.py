@@ -7,9 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.schedule import BETAS
-from ..models.told import AUTO, HEADS, ORDERS, RESCALING
-
-STEPS = 10000  # more training steps nobody has
+from ..models.told import AUTO, HEADS, LIMITS, ORDERS, RESCALING
 
 
 def training_inputs(**state: Any) -> list[Any]:
@@ -41,7 +39,7 @@ def attention_inputs() -> list[Any]:
             "num_heads",
             default=0,
             min=0,
-            max=64,
+            max=LIMITS["num_heads"][1],
             optional=True,
             advanced=True,
             tooltip="Any number of heads, the same everywhere (--num_heads of the training). 0: as heads says.",
@@ -59,7 +57,7 @@ def attention_inputs() -> list[Any]:
             "training_steps",
             default=0,
             min=0,
-            max=STEPS,
+            max=LIMITS["training_steps"][1],
             optional=True,
             advanced=True,
             tooltip="--diffusion_steps of the training. 0: what the file says, 4000 for improved-diffusion's public "
@@ -84,7 +82,7 @@ def picture_inputs() -> list[Any]:
             "image_size",
             default=0,
             min=0,
-            max=4096,
+            max=LIMITS["image_size"][1],
             optional=True,
             advanced=True,
             tooltip="Side of the pictures of the training. 0: what the file says, or 8 pixels at the deepest level.",

@@ -229,6 +229,8 @@ def load_pixel_model(
     `open_checkpoint` is kept: the host reads the file again where it needs a second copy of the model. `precision` is
     one of PRECISIONS: the host's choice, half precision on most GPUs, or float32 without TF32 in its whole runs.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     with torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint()
         config = PixelConfig(checkpoint)

@@ -213,3 +213,12 @@ def test_widths_that_no_adm_network_has_are_refused_in_words():
     state = dict(UNet(replace(OWN, model_channels=48, channel_mult=(1, 1), groups=16)).state_dict())
     with pytest.raises(CheckpointError, match=r"own\.pt looks like an ADM U-Net, but can't be built as one"):
         parse("own.pt", state, {}, registry.ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("num_heads", -3), ("training_steps", -1), ("training_steps", 5), ("image_size", -4)]
+)
+def test_a_number_that_no_training_had_is_refused_though_no_widget_stopped_it(name, value):
+    """Of 20 linear steps and fewer a beta is 1: there is no such chain."""
+    with pytest.raises(ValueError, match=f"{name} is {value}; 0 or "):
+        Told(**{name: value})
