@@ -81,7 +81,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(zipped, tmp_pa
     torch.save({"state_dict": Bomb(target)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"model\.pt holds a pickle that would run code.*safetensors") as error:
         registry.load_checkpoint(path, "model")
-    assert ("python dev.py convert" in str(error.value)) == zipped  # which takes zipped files alone
+    assert "python dev.py convert" in str(error.value)
     assert not target.exists()
 
 
@@ -122,7 +122,7 @@ def test_a_zip_that_is_no_checkpoint_is_refused(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("readme.txt", "nothing")
     path.write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="damaged or truncated"):
+    with pytest.raises(CheckpointError, match="model.pt is damaged or was tampered with: it is no archive of PyTorch"):
         registry.load_checkpoint(path, "model")
 
 
