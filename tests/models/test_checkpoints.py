@@ -58,7 +58,14 @@ def test_a_plain_and_a_wrapped_pytorch_file_are_the_same(state, tmp_path):
 
 def test_the_metadata_of_our_own_files_says_what_shapes_do_not(tmp_path):
     config = network.UNetConfig(
-        model_channels=16, out_channels=6, num_res_blocks=1, channel_mult=(1, 2), attention=(2,), num_heads=4, groups=4
+        model_channels=16,
+        out_channels=6,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention=(2,),
+        num_heads=4,
+        groups=4,
+        num_classes=3,
     )
     metadata = {
         "architecture": UNET.id,
