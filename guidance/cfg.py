@@ -169,17 +169,6 @@ def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
     return torch.where(usable, mix.centre + strength * direction, plain)
 
 
-def renoised_scale(strength: float, sigma: float, following: float, flow: bool) -> float:
-    """The scale at which CFG gives CFG++'s step (Chung et al. 2024, arXiv 2406.08070), exact for Euler and DDIM.
-
-    CFG++ takes x0 at `strength` in [0, 1] and the noise from the negative: with q = following / sigma,
-    x' = (1 - q) D_u + q x + a' strength (D_c - D_u), a' = 1, or 1 - following for flow models; CFG's Euler step is
-    (1 - q) (D_u + scale (D_c - D_u)) + q x. Hence scale = a' strength / (1 - q).
-    """
-    signal = 1 - following if flow else 1.0
-    return signal * strength / (1 - following / sigma)
-
-
 def similarity(mix: Mix) -> Tensor:
     """Cosine of cond's and uncond's predicted pictures, [B]. Near 1 the negative may go.
 

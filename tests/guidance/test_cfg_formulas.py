@@ -8,9 +8,10 @@ import torch
 from cfg_formulas import CASES
 from cfg_worlds import SCALE, SHAPE, largest_error, run_of, world
 
-from pack.guidance.cfg import OUTPUTS, Branch, Mix, combine, renoised_scale, similarity
+from pack.guidance.cfg import OUTPUTS, Branch, Mix, combine, similarity
 from pack.guidance.cfg_branches import MagnitudeAware
 from pack.guidance.cfg_result import Rescale
+from pack.guidance.samplers import first_order, renoised_scale
 
 EACH_CASE = [
     pytest.param(methods, reference, kind, negative_scale, id=f"{name}-{kind}")
@@ -134,7 +135,7 @@ def test_cfg_at_the_renoised_scale_makes_the_euler_step_of_cfg_plus_plus(strengt
     signal, following_signal = (1 - sigma, 1 - following) if flow else (1, 1)
     noise = (x - signal * uncond) / sigma
     expected = following_signal * (uncond + strength * (cond - uncond)) + following * noise
-    guided = combine(step.mix(scale=renoised_scale(strength, sigma, following, flow)), [], {})
+    guided = combine(step.mix(scale=renoised_scale(first_order(sigma, following, flow=flow), strength)), [], {})
     assert largest_error(euler(x, guided, sigma, following), expected) < 1e-12
 
 
@@ -146,13 +147,13 @@ def test_cfg_at_the_renoised_scale_makes_the_ddim_step_of_cfg_plus_plus():
     noise = (x_vp - ab**0.5 * step.uncond) / (1 - ab) ** 0.5
     clean = step.uncond + strength * (step.cond - step.uncond)
     expected = ab_following**0.5 * clean + (1 - ab_following) ** 0.5 * noise
-    guided = combine(step.mix(scale=renoised_scale(strength, sigma, following, False)), [], {})
+    guided = combine(step.mix(scale=renoised_scale(first_order(sigma, following), strength)), [], {})
     assert largest_error(euler(step.x, guided, sigma, following) * ab_following**0.5, expected) < 1e-12
 
 
 def test_the_renoised_scale_of_the_last_step_is_its_strength():
     for flow in (False, True):
-        assert renoised_scale(0.6, 0.9, 0.0, flow) == 0.6
+        assert renoised_scale(first_order(0.9, 0.0, flow=flow), 0.6) == 0.6
 
 
 # Similarity
