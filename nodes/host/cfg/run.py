@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....guidance.cfg import OUTPUTS, RESULT, Branch, Memory, Mix, combine, similarity
+from ....guidance.cfg import RESULT, Branch, Memory, Mix, combine, similarity
 from ....guidance.samplers import PRESENT, renoised_scale
 from ....guidance.tensors import append_dims
 from ....guidance.weight import Weight
@@ -93,9 +92,9 @@ def _settled(mix: Mix, denoised: Tensor) -> Mix:
 
 
 def slope_of(sampling: Any, sigma: Tensor) -> Tensor:
-    """The slope of a Mix for a model's own output, [B]."""
-    kind = "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "eps"
-    return OUTPUTS[kind](sigma.float() / float(getattr(sampling, "sigma_data", 1.0)))
+    """The slope of a Mix for a model's own output, [B], whatever it predicts: eps, v, x0, a velocity."""
+    one = sigma.new_ones(len(sigma), 1, dtype=torch.float32)
+    return sampling.calculate_denoised(sigma.float(), torch.zeros_like(one), one).expand(len(sigma), 1)[:, 0]
 
 
 def begin(course: Course, plan: Plan, node: str) -> CFGRun:
