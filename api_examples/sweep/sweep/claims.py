@@ -71,7 +71,7 @@ class Claims:
         for name in self.store.names("claims"):
             owner = (self.store.read(f"claims/{name}") or b"").decode()
             owners.setdefault(owner, set()).add(name.rsplit(".", 1)[0])
-        return {job for owner, jobs in owners.items() if owner and not self.alive(owner) for job in jobs}
+        return {job for owner, jobs in owners.items() if not self.alive(owner) for job in jobs}
 
     def _sweep_up(self) -> None:
         """Takes away what dead drivers left: half-written files and signs of life."""
@@ -87,9 +87,11 @@ class Claims:
 
         `sign` is another one than the file in `drivers`.
         """
-        where, pid, _ = driver.split("~")
         if driver == self.me:
             return True
+        if driver.count("~") != 2:  # a claim that a power cut left empty
+            return False
+        where, pid, _ = driver.split("~")
         if where == place() and not _runs(int(pid)):
             return False
         mine, theirs = self.store.written(f"drivers/{self.me}"), self.store.written(sign or f"drivers/{driver}")

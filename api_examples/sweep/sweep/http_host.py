@@ -16,6 +16,7 @@ from .outputs import files
 from .workflow import Prompt, title
 
 LOOK = 2.0  # seconds between looks into the queue, for jobs that a restart or a person took out of it
+FORGET = 10.0  # seconds until an interrupted prompt has ended: the host looks for it between steps
 SLOWEST = 0.5  # seconds between two questions whether a job is done
 TROUBLE = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
@@ -48,7 +49,6 @@ class HttpHost:
     def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome:
         """Queues a prompt, or with `look` takes up one that is there already, and fetches what it makes."""
         if not look or self.where(prompt_id) is None:
-            self._post("/history", {"delete": [prompt_id]})  # one that was called back would be taken for this one
             prompt_id = self._queue(prompt_id, prompt)
         entry = self._wait(prompt_id, stop)
         if entry["status"]["status_str"] != "success":
@@ -81,8 +81,8 @@ class HttpHost:
         return where
 
     def _forget(self, prompt_id: str) -> None:
-        """Calls a prompt back, and leaves nothing of it that could be taken for a result."""
-        until = time.monotonic() + self.timeout
+        """Calls a prompt back, and leaves nothing of it that could be taken for a result of its next run."""
+        until = time.monotonic() + FORGET
         while self.cancel(prompt_id) == "running" and time.monotonic() < until:
             time.sleep(0.05)
         self._post("/history", {"delete": [prompt_id]})
@@ -104,6 +104,7 @@ class HttpHost:
             if stop.wait(pause):
                 if self.cancel(prompt_id) == "done":
                     continue
+                self._forget(prompt_id)
                 raise StoppedError
             pause, now = min(1.5 * pause, SLOWEST), time.monotonic()
             if now - looked < LOOK:
