@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, lpips, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -13,6 +13,7 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     diffae.DIFFAE,
     adm.CLASSIFIER,
     adm.UNET,
+    glide.GLIDE,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     clip.CLIP,
