@@ -57,6 +57,8 @@ class Facts:
     """Diffusion autoencoder only: numbers in z_sem, which every prediction needs."""
     guide_scales: Mapping[str, float] = field(default_factory=dict)
     """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
+    logit_scale: float = 100.0
+    """Encoder only: what its cosines are multiplied by before a softmax, where its file doesn't say it."""
 
 
 @dataclass(frozen=True)

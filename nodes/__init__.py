@@ -9,6 +9,7 @@ from . import (
     hspace,
     hspace_pictures,
     hspace_training,
+    judging,
     loaders,
     pictures,
     pixels,
@@ -37,4 +38,5 @@ class GuidanceExtension(ComfyExtension):
             *hspace_training.NODES,
             *pixels.NODES,
             *pictures.NODES,
+            *judging.NODES,
         ]

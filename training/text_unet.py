@@ -5,7 +5,8 @@ batches nothing is known, so one network draws from text alone and fills holes. 
 classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
 It starts from the shipped U-Net of classes, and its transformer first learns to say what that U-Net understands: the
-embeddings of the classes that a caption names, added up. So the picture half need not be learnt again.
+mean of the embeddings of the classes that a caption names. So the picture half need not be learnt again; the sum of
+these embeddings says more, but the U-Net has never seen one of that length, and draws noise.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def from_classes(network: GlideUNet) -> None:
 
 
 def learn_to_read(network: GlideUNet, generator: torch.Generator, steps: int = 1500, batch: int = 256) -> None:
-    """The transformer's summary of a caption becomes the sum of its classes' embeddings in the shipped U-Net."""
+    """The transformer's summary of a caption becomes the mean of its classes' embeddings in the shipped U-Net."""
     device = network.positional_embedding.device
     table = load_file(unet.SHIPPED)["label_emb.weight"].float().to(device)
     classes = (table - table[unet.NO_CLASS])[: unet.NO_CLASS]
@@ -120,13 +121,14 @@ def learn_to_read(network: GlideUNet, generator: torch.Generator, steps: int = 1
     for step in range(steps):
         labels = draw(batch, generator).labels()
         keep = kept(labels, generator)
-        wanted = table[unet.NO_CLASS] + (classes[labels + first] * keep[..., None]).sum(1)
+        share = keep / keep.sum(1, keepdim=True).clamp(min=1)
+        wanted = table[unet.NO_CLASS] + (classes[labels + first] * share[..., None]).sum(1)
         loss = (network.read(tokens(captions, labels, keep, generator)).pooled - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
         optimizer.step()
-        if step % 100 == 0:
+        if step % 100 == 0 or step == steps - 1:
             print("reading", step, f"{loss.item():.2e} of {classes.square().mean().item():.2e}", flush=True)
 
 
