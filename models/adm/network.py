@@ -45,6 +45,10 @@ class EncoderConfig:
     text_norm: bool = False  # a group norm over width and length of the states
     text_only: tuple[int, ...] = ()  # down-sampling factors where pixels look at the text and not at each other
 
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"its activation is {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
+
     @property
     def embedding(self) -> int:
         """Width of the time embedding that every block gets."""

@@ -31,6 +31,14 @@ class GlideConfig(UNetConfig):
     vocabulary: int = BPE
     words: tuple[str, ...] = ()  # the vocabulary of the pack's own files; empty: GPT-2's BPE
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_width is None or self.text_width % self.text_heads:
+            raise ValueError(f"its text is {self.text_width} wide, which {self.text_heads} heads can't share")
+        known = len(self.words) or BPE
+        if self.vocabulary != known:
+            raise ValueError(f"its vocabulary has {self.vocabulary} rows, and {known} words are known; use GPT-2's BPE")
+
 
 class TextLayers:
     """Where the text transformer takes its layers from."""
