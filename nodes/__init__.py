@@ -16,6 +16,7 @@ from . import (
     sampling,
     semantic,
     semantic_loaders,
+    text_conditioning,
 )
 from .host.files import register_folders
 
@@ -39,4 +40,5 @@ class GuidanceExtension(ComfyExtension):
             *pixels.NODES,
             *pictures.NODES,
             *judging.NODES,
+            *text_conditioning.NODES,
         ]

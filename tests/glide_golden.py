@@ -1,7 +1,11 @@
 """The networks of the golden file of GLIDE, with the weights of its rule."""
 
+import json
+from pathlib import Path
+
 import golden_files
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 from pack.models.glide.network import GlideConfig, GlideUNet
@@ -44,3 +48,17 @@ def beside(part, golden):
     if part == "upsample.":
         return [interpolate(golden["upsample.low_res"], 16, mode="bilinear", align_corners=False)]
     return []
+
+
+def stored(part, name):
+    """Puts the network into the folder of the loaders, as one of our own files; returns its name."""
+    import folder_paths
+
+    arguments, _ = golden_files.load(CASE)
+    folder = Path(folder_paths.get_folder_paths("guidance_models")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    network = unet(part, arguments)
+    metadata = {"architecture": "glide", "config": json.dumps(vars(network.config)), "schedule": "cosine"}
+    save_file(network.state_dict(), folder / name, {**metadata, "image_size": "16"})
+    folder_paths.filename_list_cache.clear()
+    return name

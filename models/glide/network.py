@@ -127,6 +127,14 @@ class GlideUNet(UNet):
 
         return tokens(text)
 
+    def said(self, tokens: list[int]) -> str:
+        """The text of tokens."""
+        if self.config.words:
+            return " ".join(self.config.words[token] for token in tokens)
+        from .tokens import said
+
+        return said(tokens)
+
     def read(self, tokens: Tensor) -> Text:
         """[B context] long, -1 behind the text's end. The last position sums the text up, whatever stands there."""
         padding = (tokens < 0)[..., None]

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as Decoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -30,9 +31,15 @@ def tokenizer() -> Tokenizer:
     names = [*stand_ins(), *(first + second for first, second in merges)]
     built = Tokenizer(BPE({name: index for index, name in enumerate(names)}, merges))
     built.pre_tokenizer = ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    built.decoder = Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     return built
 
 
 def tokens(text: str) -> list[int]:
     """Any number of them; none for an empty text."""
     return tokenizer().encode(text.lower()).ids
+
+
+def said(numbers: list[int]) -> str:
+    """The text of tokens."""
+    return tokenizer().decode(numbers)
