@@ -8,7 +8,7 @@
                                             --examples: those of api_examples, each in an environment of its own
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
-    python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge
+    python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, diffae, latent_prior, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;

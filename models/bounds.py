@@ -33,7 +33,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in inner)
     if kind is tuple:
         many = inner[1:] == (...,)
-        right = isinstance(value, tuple) and (len(value) <= (WORDS if inner[0] is str else LONGEST) if many else len(value) == len(inner))
+        right = isinstance(value, tuple) and (
+            len(value) <= (WORDS if inner[0] is str else LONGEST) if many else len(value) == len(inner)
+        )
         return right and all(map(_is_part, value, [inner[0]] * len(value)))
     if hint is int:
         return type(value) is int and 1 <= value <= LARGEST
