@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, lpips, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -14,6 +14,7 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     diffae.DIFFAE,
     adm.CLASSIFIER,
     adm.UNET,
+    glide.GLIDE,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     clip.CLIP,
