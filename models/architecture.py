@@ -74,7 +74,8 @@ class Checkpoint:
 
     def build(self, **options: Any) -> nn.Module:
         """The network without its weights; options as in `Architecture.build`. Nobody's random numbers are used up."""
-        with torch.random.fork_rng(devices=[]):
+        device = torch.device(options.get("device") or "cpu")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             return self.architecture.build(self.config, **options)
 
 

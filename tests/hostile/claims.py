@@ -125,7 +125,9 @@ def lies(home: str) -> dict[str, object]:
 FORMS = {
     "whole numbers": lambda key, value: value.to(torch.int8),
     "truth values": lambda key, value: value > 0,
-    "bytes in one place": lambda key, value: value.to(torch.uint8) if key.endswith("out.2.weight") else value,
+    "bytes in one place": lambda key, value: (
+        value.to(torch.uint8) if key.endswith(("out.2.weight", "c_proj.weight")) else value
+    ),
     "NaN": lambda key, value: value * float("nan"),
     "infinity at the end": lambda key, value: (
         torch.cat([value[:-1], value[-1:] * float("inf")]) if value.ndim else value
