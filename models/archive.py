@@ -84,7 +84,7 @@ class Source:
     def _numbers(self, storage: Storage) -> Tensor:
         content = torch.empty(storage.nbytes, dtype=torch.uint8)
         if storage.nbytes:
-            self.fill(storage, memoryview(content.numpy()))
+            self.fill(storage, content.numpy().data)
         return content != 0 if storage.dtype == torch.bool else content.view(storage.dtype)
 
 

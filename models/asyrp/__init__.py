@@ -46,6 +46,7 @@ def _block(state: dict[str, torch.Tensor], name: str) -> DeltaBlock | NormFirstD
             raise ValueError(f"{wrong[0]} has the shape {list(state[wrong[0]].shape)}")
         block.to_empty(device="cpu").load_state_dict(state, strict=True)
     except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
-        fault = str(error).splitlines()[-1].strip()
+        odd = isinstance(error, LookupError | ArithmeticError)
+        fault = "the shapes of its weights are odd" if odd else str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{name} holds a delta block of another form: {fault}") from error
     return block

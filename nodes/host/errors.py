@@ -51,6 +51,7 @@ def _inputs_within(entry: Any, value: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _check_number(entry: Any, value: Any) -> None:
+    kind: Any
     kind, word = (Integral, "whole number") if isinstance(entry, io.Int.Input) else (Real, "number")
     if not isinstance(value, kind):
         raise ValueError(f"a {word} from {entry.min} to {entry.max} is needed, and {type(value).__name__} came")
