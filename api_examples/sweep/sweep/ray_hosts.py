@@ -40,8 +40,8 @@ class Actor:
     def where(self, prompt_id: str) -> str | None:
         return self.host.http.where(prompt_id)
 
-    def cancel(self, prompt_id: str) -> None:
-        self.host.http.cancel(prompt_id)
+    def cancel(self, prompt_id: str) -> str | None:
+        return self.host.http.cancel(prompt_id)
 
     def close(self) -> None:
         self.host.close()
@@ -71,8 +71,8 @@ class RayHost:
     def where(self, prompt_id: str) -> str | None:
         return self._get(self.actor.where.remote(prompt_id))
 
-    def cancel(self, prompt_id: str) -> None:
-        self._get(self.actor.cancel.remote(prompt_id))
+    def cancel(self, prompt_id: str) -> str | None:
+        return self._get(self.actor.cancel.remote(prompt_id))
 
     def _get(self, task: Any, timeout: float | None = None) -> Any:
         try:
@@ -100,7 +100,7 @@ def ray_hosts(address: str, command: list[str], actors: int | None, timeout: flo
         wanted = actors or gpus or 1
         if wanted > found.get(kind, 0):
             raise SweepError(f"--actors {wanted}: the cluster has {found.get(kind, 0):g} {kind}s")
-        options = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        options: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         made = ray.remote(max_restarts=-1, max_concurrency=CALLS, **options)(Actor)
         hosts = [
             RayHost(f"actor {k}", made.remote([*command, *([] if gpus else ["--cpu"])], timeout)) for k in range(wanted)
