@@ -16,13 +16,14 @@ class Host(Protocol):
     @property
     def name(self) -> str: ...
     def check(self) -> None: ...
-    def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome: ...
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str: ...
+    def fetch(self, prompt_id: str, prompt: Prompt, stop: threading.Event) -> Outcome: ...
     def where(self, prompt_id: str) -> str | None: ...
     def cancel(self, prompt_id: str) -> str | None: ...
 
 
 class Lane:
-    """Attempts at a host, in the order in which they came.
+    """Attempts at a host, in the order in which they came: who queues one holds the door.
 
     The host works on one at a time. When it dies, that one may be why, and those behind it are not.
     """
@@ -32,6 +33,7 @@ class Lane:
         self.attempts: list[Attempt] = []
         self.worked_on: Attempt | None = None
         self.lost_since: float | None = None
+        self.door = threading.Lock()
 
     def enter(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)

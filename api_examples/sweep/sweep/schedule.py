@@ -166,11 +166,13 @@ class Sweep:
 
     def _try(self, lane: Lane, attempt: Attempt) -> None:
         job, prompt = attempt.job, with_settings(self.workflow, attempt.job.settings)
-        with self.changed:
-            lane.enter(attempt)
         failed, lost = None, False
         try:
-            outcome = lane.host.run(job.prompt_id, prompt, attempt.look, self.stop)
+            with lane.door:
+                with self.changed:
+                    lane.enter(attempt)
+                prompt_id = lane.host.queue(job.prompt_id, prompt, attempt.look)
+            outcome = lane.host.fetch(prompt_id, prompt, self.stop)
             with self.changed:
                 lane.ended(attempt)
             self._save(attempt, prompt, outcome)
