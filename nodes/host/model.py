@@ -100,9 +100,10 @@ def check_pictures(network: Any, shape: Sequence[int]) -> None:
     """
     facts, name = network.facts, network.name
     if len(shape) != 4 or shape[1] != network.in_channels:
+        channels = shape[1] - facts.low_res_channels - facts.kept_channels
         raise ValueError(
             f"the pixel model {name} takes a LATENT of {COLOURS} channels, this one has the shape "
-            f"{[shape[0], shape[1] - facts.low_res_channels, *shape[2:]]}; use Empty Pixel Latent, or VAE Encode with "
+            f"{[shape[0], channels, *shape[2:]]}; use Empty Pixel Latent, or VAE Encode with "
             "the VAE of Load Guidance Model"
         )
     height, width = shape[2:]

@@ -32,7 +32,7 @@ from .coverage import coverage, own_conds
 from .evaluate import encode, plain_predictions
 from .plan import Plan
 from .references import PERTURBED, RANDOM, WAYS, Draws, refuse_other_networks
-from .run import COMBINER, KEY, begin, plan_of, slope_of
+from .run import COMBINER, KEY, begin, level_of, plan_of, slope_of
 from .second import SecondModel, beside
 from .step import Covers, Step
 
@@ -163,10 +163,9 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
     ) -> Tensor:
         options = {} if model_options is None else model_options
-        sigma = float(timestep.flatten()[0])
-        if self.run.stands_still(sigma):
+        if self.run.stands_still(level_of(timestep)):
             return x.clone()
-        step = Step(self.parts, self._scales(sigma), self._covers(x, timestep))
+        step = Step(self.parts, self._scales(timestep), self._covers(x, timestep))
         read = options.get("disable_cfg1_optimization") and self.conds.get("negative")  # by another node
         needed = step.needed({NEGATIVE_PREDICTION} if read else set(), self.plan.reads_references)
         found = self._evaluate(needed, step.scales[0], x, timestep, options)
@@ -186,10 +185,10 @@ class CombinedGuider(comfy.samplers.CFGGuider):
             arguments["denoised"] = function(arguments)
         return arguments["denoised"]
 
-    def _scales(self, sigma: float) -> list[float]:
-        """Of each condition at this sigma. A negative that adaptive skip has dropped leaves the main condition at 1."""
-        progress = self.run.course.progress_of(sigma)
-        first = 1.0 if self.run.all_skip else self.run.scale(self.parts[0].condition.weight, sigma)
+    def _scales(self, timestep: Tensor) -> list[float]:
+        """Of each condition at this look. A negative that adaptive skip has dropped leaves the main condition at 1."""
+        progress = self.run.course.progress_of(level_of(timestep))
+        first = 1.0 if self.run.all_skip else self.run.scale(self.parts[0].condition.weight, timestep)
         return [first, *(part.condition.weight(progress) for part in self.parts[1:])]
 
     def _covers(self, x: Tensor, timestep: Tensor) -> Covers:
@@ -208,7 +207,7 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         self, needed: Sequence[Evaluation], scale: float, x: Tensor, timestep: Tensor, options: dict[str, Any]
     ) -> dict[Evaluation, Tensor]:
         """All plain predictions in one call of the host, through its hooks; the others in one call each."""
-        self.draws.draw(self, float(timestep.flatten()[0]))
+        self.draws.draw(self, level_of(timestep))
         plain = [self.parts[0].prediction, NEGATIVE_PREDICTION]
         plain += [e for e in needed if e.how == PLAIN and e not in plain]
         conds = [self.conds[e.conds] if e in needed else None for e in plain]

@@ -17,7 +17,7 @@ from ..run import Course, Feature, attach, attached, state_in
 from .edit import BOTH, COND, Edits, Place, Prediction, bottleneck_of
 from .halves import Halves, Options, halves_of
 from .rows import ROWS, asked, is_uncond, names_of, views_of
-from .steps import Steps
+from .steps import EditedSteps
 
 KEY = "diffusion_guidance_hspace"
 EASYCACHE = "easycache"  # the host's name for the wrapper of that node
@@ -42,7 +42,7 @@ class EditedRun:
 
     course: Course
     jobs: Sequence[Edits]
-    steps: Steps | None  # None: no edit is asymmetric
+    steps: EditedSteps | None  # None: no edit is asymmetric
 
     @cached_property
     def networks(self) -> list[Any]:
@@ -66,7 +66,8 @@ class EditedRun:
     def place(self, options: Options, x: Tensor) -> Place:
         sigma = float(options["sigmas"].flatten()[0])
         steps = steps_of_a_whole_run(self.progress, max(0, self.course.index(sigma))) if self.progress else 1.0
-        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x))
+        names = names_of(options, self.course.guider.conds)
+        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x), names)
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
@@ -74,7 +75,7 @@ def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
     jobs = [part for part in parts if part.rising or not course.rising]
     if not jobs:
         return None
-    return EditedRun(course, jobs, Steps(course) if any(job.asymmetric for job in jobs) else None)
+    return EditedRun(course, jobs, EditedSteps(course) if any(job.asymmetric for job in jobs) else None)
 
 
 def _around_predictions(
@@ -94,17 +95,17 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     run: EditedRun | None = options.get(KEY)
     if run is None or executor.class_obj not in run.networks:
         return executor(x, timesteps, *args, **kwargs)
-    place, names = run.place(options, x), names_of(options, run.course.guider.conds)
+    place = run.place(options, x)
     if run.steps is not None:
         run.steps.look(options["sigmas"])
     work = [job for job in run.jobs if job.weight(place.progress)]
-    if not work or place.sigma <= 0 or all(name in run.others for name in names):
+    if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
     halves = halves_of(executor.class_obj, evaluate, options, kwargs)
     if isinstance(halves, Tensor):
         return halves
-    result = _symmetric([job for job in work if not job.asymmetric], halves, place, names)
+    result = _symmetric([job for job in work if not job.asymmetric], halves, place)
     rest = [job for job in work if job.asymmetric]
     if not rest:
         return result
@@ -112,13 +113,13 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     return _asymmetric(rest, run, halves, place, result, _prediction(run, x, halves.plain, place, again), options)
 
 
-def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place, names: Sequence[str | None]) -> Tensor:
+def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place) -> Tensor:
     """The output of h with the edits of a chain, each evaluated at the plain h as in Asyrp's code."""
     h = halves.h
     for job in jobs:
         changed = job.edited(halves.h, halves.emb, place)
         if changed is not halves.h:
-            changed = _chosen(halves.h, changed, job.side, names)
+            changed = _chosen(halves.h, changed, job.side, place.names)
             h = changed if h is halves.h else h + (changed - halves.h)
     return halves.plain if h is halves.h else halves.decode(h)
 
@@ -134,11 +135,11 @@ def _asymmetric(
 ) -> Tensor:
     """The output by which the sampler moves x0 as far as the edits of a chain want together; in float32."""
     assert run.steps is not None
-    names, total = names_of(options, run.course.guider.conds), torch.zeros_like(halves.plain, dtype=torch.float32)
+    total = torch.zeros_like(halves.plain, dtype=torch.float32)
     for job in jobs:
         edited = job.edited(halves.h.float(), halves.emb, place)
         wanted = job.wanted(place, prediction, halves.difference(edited))
-        total = total + _chosen(torch.zeros_like(wanted), wanted, job.side, names)
+        total = total + _chosen(torch.zeros_like(wanted), wanted, job.side, place.names)
     return result + run.steps.added(total, _parts(options)) / prediction.b
 
 
