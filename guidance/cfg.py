@@ -78,6 +78,12 @@ class Mix:
         return torch.where(first < 0, -size, size)
 
     @property
+    def without_guidance(self) -> bool:
+        """Whether the strength is 0 for every sample, as far as scales are numbers."""
+        scales = [branch.scale for branch in self.branches]
+        return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] == 1 and not any(scales[1:])
+
+    @property
     def centre(self) -> Tensor:
         """The sum without guidance: the main condition at scale 1, the base where its mask is 0."""
         return self.base + replace(self.branches[0], scale=1.0).push
@@ -158,10 +164,10 @@ def combine(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
 
 
 def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
-    strength = mix.strength
     plain = mix.denoised
-    if not methods or not strength.any():
+    if not methods or mix.without_guidance:
         return plain
+    strength = mix.strength
     usable = strength != 0
     direction = mix.direction
     for method in methods:

@@ -11,6 +11,11 @@ def append_dims(value: Tensor, ndim: int) -> Tensor:
     return value.reshape(value.shape + (1,) * (ndim - value.ndim))
 
 
+def repeated(value: Tensor, times: int) -> Tensor:
+    """[B ...] -> [times B ...], the whole batch again and again."""
+    return value if times == 1 else value.repeat(times, *[1] * (value.ndim - 1))
+
+
 def norm(value: Tensor) -> Tensor:
     """Euclidean length of each sample: [B ...] -> [B]."""
     return value.flatten(1).norm(dim=1)

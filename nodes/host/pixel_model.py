@@ -20,6 +20,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor, nn
 
 from ...guidance.classifier_energy import NO_CLASS
+from ...guidance.tensors import repeated
 from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
 from ...models.schedule import NoiseSchedule, flow_velocity
@@ -138,14 +139,16 @@ class PixelNetwork(nn.Module):
                 seen[:] = [self.network.down_half(*inputs)]
                 out = self.network.up_half(*seen[0])
             else:
-                out = self.network.up_half(edited, *seen[0][1:])
+                _, skips, emb = seen[0]
+                times = len(edited) // len(emb)
+                out = self.network.up_half(edited, [repeated(s, times) for s in skips], repeated(emb, times))
             reader = transformer_options.get(VARIANCE)
             if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
         def predict(edited: Tensor | None = None) -> Tensor:
-            x, t = given
+            x, t = (repeated(part, 1 if edited is None else len(edited) // len(part)) for part in given)
             if self.facts.prediction == "flow":
                 return flow_velocity(lambda x, t: eps(x, t, edited), self.schedule, x, t / FLOW_TIME)
             return eps(x, t, edited)
@@ -182,7 +185,12 @@ class TrainedChain(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampl
     def percent_to_sigma(self, percent: float) -> float:
         if not 0 < percent < 1:
             return super().percent_to_sigma(percent)
-        return self.sigma(torch.tensor((1.0 - percent) * (self.num_timesteps - 1))).item()
+        return self.sigma(torch.tensor((1.0 - percent) * self.last_step)).item()
+
+    @property
+    def last_step(self) -> float:
+        """The training step of percent 0."""
+        return self.num_timesteps - 1.0
 
 
 class PixelModel(comfy.model_base.BaseModel):

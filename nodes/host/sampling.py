@@ -50,11 +50,11 @@ def published_sampler(
             raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
-        rising = sigmas[-1] > sigmas[0]  # then the latent is a picture, also a grey one
+        levels = without_repeats(sigmas.tolist())
+        rising = levels[-1] > levels[0]  # then the latent is a picture, also a grey one
         if from_noise and not rising and not torch.count_nonzero(model.latent_image):
             # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
             x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
-        levels = without_repeats([float(sigma) for sigma in sigmas])
         draws = noise or StepNoise(x, extra_args.get("seed") or 0, indices or range(len(x)), levels)
         handover = Handover()
         predict = _predictor(model, extra_args, clip_denoised, handover)

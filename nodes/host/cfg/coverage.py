@@ -29,14 +29,16 @@ def coverage(conds: Collection[Cond], x: Tensor, timestep: Tensor) -> Tensor | N
     It is what the host leaves to default conds, from the other side: 1 where masks times strengths sum to 1 or more.
     But an area says all it says up to its edge: there the host fades one only into others, and alone it is whole.
     """
+    if any(not _limits(cond) for cond in conds):
+        return None
     total = torch.zeros_like(x)
     whole = {"mask": x.new_ones(1, *x.shape[2:])}  # areas with a mask have no faded edge
     for cond in conds:
-        limits = {key: cond[key] for key in LIMITS if key in cond}
-        found = comfy.samplers.get_area_and_mult({**whole, **limits, "model_conds": {}, "uuid": None}, x, timestep)
+        limited = {**whole, **_limits(cond), "model_conds": {}, "uuid": None}
+        found = comfy.samplers.get_area_and_mult(limited, x, timestep)
         if found is None:
             continue
-        if not limits or "default" in cond:  # a default cond counts wherever the others don't
+        if "default" in cond:  # it counts wherever the others don't
             return None
         inside, area = total, found.area or ()
         for k, length in enumerate(area[: len(area) // 2]):
@@ -44,6 +46,10 @@ def coverage(conds: Collection[Cond], x: Tensor, timestep: Tensor) -> Tensor | N
         inside += found.mult
     total = total.clamp(max=1)
     return None if bool((total == 1).all()) else total
+
+
+def _limits(cond: Cond) -> dict[str, Any]:
+    return {key: cond[key] for key in LIMITS if key in cond}
 
 
 def nowhere(cover: Tensor | None) -> bool:

@@ -82,9 +82,10 @@ class Draws:
                     "conditioning says nothing that could be drawn; choose another reference"
                 )
 
-    def draw(self, guider: Any, sigma: float) -> None:
+    def draw(self, guider: Any, timestep: Tensor) -> None:
         """The conds of a step, by the run's seed and the noise level."""
         for place, name in enumerate(self.names):
+            sigma = guider.run.course.level(timestep)
             generator = guider.run.course.generator(STREAM, place, round(sigma * 1e6))
             given = {cond["uuid"]: cond for cond in guider.original_conds[name]}  # not what was drawn before
             own = own_conds(guider.conds[name], guider.original_conds[name])
@@ -128,9 +129,9 @@ def other_time(model: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def later_sigma(sampling: Any, sigma: Tensor) -> Tensor:
     """The noise level, [B], at which a tenth more of the model's time has passed since the picture."""
-    first, last = (float(sampling.timestep(level)) for level in (sampling.sigma_min, sampling.sigma_max))
+    first, last = (sampling.timestep(level).float() for level in (sampling.sigma_min, sampling.sigma_max))
     time = sampling.timestep(sigma).float()
-    later = (time + LATER * (time - first)).clamp(max=last)
+    later = torch.minimum(time + LATER * (time - first), last)
     return torch.stack([sampling.sigma(one) for one in later]).to(sigma.device)  # some schedules take one time only
 
 

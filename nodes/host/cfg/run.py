@@ -37,14 +37,17 @@ class CFGRun:
     memory: Memory = field(default_factory=dict)
     skipping: Tensor | None = None  # [B] bool
 
-    def scale(self, weight: Weight, sigma: float) -> float:
-        """The main condition's scale at this sigma; 1 is off."""
+    def scale(self, weight: Weight, timestep: Tensor) -> float:
+        """The main condition's scale at this look; 1 is off."""
+        if weight.always and self.plan.renoised is None:
+            return weight.value
+        sigma = self.course.level(timestep)
         if self.plan.renoised is not None:
             value = renoised_scale(self.plan.renoised, sigma, self.course.following(sigma), self.course.flow)
             weight = replace(weight, value=value)
         return weight.above(1.0, self.course.progress_of(sigma))
 
-    def stands_still(self, sigma: float) -> bool:
+    def stands_still(self, timestep: Tensor) -> bool:
         """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity.
 
         The share is of the model's progress, and a step belongs to it by its middle: so the parts of a run that is cut
@@ -53,7 +56,7 @@ class CFGRun:
         course = self.course
         if not self.plan.zero_init or course.rising or not (course.from_noise or course.continues):
             return False
-        step = min(course.index(sigma), len(course.sigmas) - 2)
+        step = min(course.index(course.level(timestep)), len(course.sigmas) - 2)
         here = course.sigmas[max(0, step)]
         middle = (course.progress_of(here) + course.progress_of(course.following(here))) / 2
         return middle < self.plan.zero_init + SAME
@@ -193,28 +196,27 @@ def _around_prediction(
     run: CFGRun | None = state_in(guider.model_options, KEY)
     if run is None or getattr(guider, "combines_by_plan", False):
         return executor(x, timestep, options, *args, **kwargs)
-    sigma = float(timestep.flatten()[0])
-    if run.stands_still(sigma):
+    if run.stands_still(timestep):
         return x.clone()
     own = guider.cfg
-    guider.cfg = _scale(run, own, sigma)
+    guider.cfg = _scale(run, own, timestep)
     try:
         return executor(x, timestep, options, *args, **kwargs)
     finally:
         guider.cfg = own
 
 
-def _scale(run: CFGRun, own: float, sigma: float) -> float:
+def _scale(run: CFGRun, own: float, timestep: Tensor) -> float:
     if run.all_skip:
         return 1.0
     weight = run.plan.scale or Weight(OWN_SCALE)
-    return run.scale(replace(weight, value=own) if weight.value == OWN_SCALE else weight, sigma)
+    return run.scale(replace(weight, value=own) if weight.value == OWN_SCALE else weight, timestep)
 
 
-def stands_still(options: dict[str, Any], sigma: float) -> bool:
-    """Whether zero-init holds the run at this sigma: then guides have nothing to add."""
+def stands_still(options: dict[str, Any], timestep: Tensor) -> bool:
+    """Whether zero-init holds the run at this look: then guides have nothing to add."""
     run: CFGRun | None = state_in(options, KEY)
-    return run is not None and run.stands_still(sigma)
+    return run is not None and run.stands_still(timestep)
 
 
 def _post_cfg(args: dict[str, Any]) -> Tensor:

@@ -29,7 +29,7 @@ class Steps:
             )
         self.name = course.sampler_name.removeprefix("sample_") or type(course.sampler).__name__
         self.options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
-        self.flow = course.flow
+        self.flow, self.level = course.flow, course.level
         self.index, self.first = 0, False
         self.sigma = float("inf")
         self.seen: Tensor | None = None
@@ -47,7 +47,7 @@ class Steps:
         """The network is asked at `sigmas`, the host's one tensor of a look. Looks between levels stay in the step."""
         if sigmas is self.seen:
             return
-        self.seen, sigma = sigmas, float(sigmas.flatten()[0])
+        self.seen, sigma = sigmas, self.level(sigmas)
         self.times.clear()
         steps = range(self.index, len(self.levels) - 1)
         found = next((k for k in steps if abs(self._begin(k) - sigma) <= SAME * sigma), None)
