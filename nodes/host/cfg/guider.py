@@ -28,13 +28,13 @@ from .condition import (
     of_kind,
     refuse_masks,
 )
-from .coverage import coverage, own_conds
+from .coverage import Cover, own_conds
 from .evaluate import encode, plain_predictions
 from .plan import Plan
 from .references import PERTURBED, RANDOM, WAYS, Draws, refuse_other_networks
 from .run import COMBINER, KEY, begin, plan_of, slope_of
 from .second import SecondModel, beside
-from .step import Covers, Step
+from .step import Step
 
 
 class CombinedGuider(comfy.samplers.CFGGuider):
@@ -192,15 +192,15 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         progress = 0.0 if all(weight.always for weight in rest) else self.run.course.progress_at(timestep)
         return [first, *(weight(progress) for weight in rest)]
 
-    def _covers(self, x: Tensor, timestep: Tensor) -> Covers:
+    def _covers(self, x: Tensor, timestep: Tensor) -> dict[Evaluation, Cover]:
         """Where the predictions say something at this noise level."""
         if self._as_the_host:
             return {}
         evaluations = {e for part in self.parts for e in (part.prediction, part.reference) if e is not None}
 
-        def cover(e: Evaluation) -> Tensor | None:
+        def cover(e: Evaluation) -> Cover:
             conds = self.second_models[e.model].conds if e.how == MODEL else self.conds
-            return coverage(own_conds(conds[e.conds], self.original_conds[e.conds]), x, timestep)
+            return self.run.covers.of(own_conds(conds[e.conds], self.original_conds[e.conds]), x, timestep)
 
         return {e: cover(e) for e in evaluations if e.conds in self.conds}  # a scale of 1 needs no negative
 

@@ -20,7 +20,7 @@ from ....guidance.tensors import append_dims
 from ....guidance.weight import Weight
 from ..model import is_pixel_model
 from ..run import SAME, Course, Feature, attach, attached, state_in
-from .coverage import both, coverage, own_conds, towards
+from .coverage import Covers, both, own_conds, towards
 from .plan import OWN_SCALE, Plan
 
 KEY = "diffusion_guidance_cfg"
@@ -36,6 +36,10 @@ class CFGRun:
     plan: Plan
     memory: Memory = field(default_factory=dict)
     skipping: Tensor | None = None  # [B] bool
+    covers: Covers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.covers = Covers(self.course)
 
     def scale(self, weight: Weight, timestep: Tensor) -> float:
         """The main condition's scale at this look; 1 is off."""
@@ -228,7 +232,7 @@ def _post_cfg(args: dict[str, Any]) -> Tensor:
     cond, uncond = args["cond_denoised"], args["uncond_denoised"]
     if args["uncond"] is not None:  # where one of them says nothing, methods find no difference
         given = run.course.guider.original_conds
-        covers = [coverage(own_conds(args[k], given[name]), x, sigma) for k, name in SIDES.items()]
+        covers = [run.covers.of(own_conds(args[k], given[name]), x, sigma) for k, name in SIDES.items()]
         uncond = towards(uncond, cond, covers[1])
         cond = towards(cond, uncond, both(*covers))
     mix = Mix(x, slope_of(args["model"].model_sampling, sigma), uncond, (Branch(cond, uncond, args["cond_scale"]),))
