@@ -7,7 +7,7 @@
                                             host chooses, the CPU where there is no other (the default is the CPU)
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
-    python dev.py train NAME [arguments]    unet, classifier, clip, semantic_start, diffae, latent_prior, judge
+    python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
@@ -252,7 +252,7 @@ def bench(version: str | None, arguments: list[str]) -> int:
 
 def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
-        sys.exit("train NAME: unet, classifier, judge")
+        sys.exit("train NAME: unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge")
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
     pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)
     return module(name, *(str(Path(part).absolute()) if before in PATHS else part for before, part in pairs))

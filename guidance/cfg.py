@@ -8,7 +8,7 @@ plain CFG, `uncond + scale (cond - uncond)`: scale 1 is off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -50,7 +50,7 @@ class Mix:
     """All predictions of one step. The first branch is the main condition."""
 
     x: Tensor  # [B ...] noisy
-    slope: Tensor  # [B], b where the network's own output is x - b denoised but for a factor: see OUTPUTS
+    slope: Tensor  # [B], a of how the network's output F is read, denoised = a x + b F: 1 for eps and flows, 0 for x0
     base: Tensor  # what the branches are added to: usually the negative's prediction
     branches: tuple[Branch, ...]
 
@@ -73,7 +73,7 @@ class Mix:
         It has the sign of the main condition's scale - 1.
         """
         first, *rest = (_spread(branch.scale, self.x.ndim) for branch in self.branches)
-        first = torch.as_tensor(first - 1, dtype=self.x.dtype, device=self.x.device)
+        first = first - 1 if isinstance(first, Tensor) else self.x.new_full((), first - 1)
         size = abs(first) + sum(abs(scale) for scale in rest)
         return torch.where(first < 0, -size, size)
 
@@ -104,22 +104,11 @@ class Mix:
         return replace(self, base=base, branches=tuple(moved))
 
     def output(self, denoised: Tensor) -> Tensor:
-        """What the network predicts where it predicts `denoised`, but for a factor: x / b - denoised."""
+        """What the network predicts where it predicts `denoised`, but for a factor: -b F = a x - denoised."""
         return self.offset(denoised) - denoised
 
     def offset(self, like: Tensor) -> Tensor:
-        return self.x / append_dims(self.slope, like.ndim).to(like)
-
-
-# What a network predicts -> slope of a Mix, from sigma [B] over the deviation of the data that v was made for.
-OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "eps": torch.ones_like,  # eps = (x - D) / sigma
-    "flow": torch.ones_like,  # the velocity is (x - D) / sigma, too
-    "v": lambda sigma: 1 + sigma**2,  # v = (eps - sigma D) / sqrt(1 + sigma^2) (Salimans & Ho 2022)
-    "x0": lambda sigma: torch.full_like(sigma, torch.inf),  # D itself
-    "raw v": lambda sigma: (1 + sigma**2).sqrt(),  # D = (x - sigma v) / sqrt(1 + sigma^2) (CogVideoX)
-    "scaled flow": lambda sigma: 1 + sigma,  # D = (1 - t) x - t v, t = sigma / (1 + sigma) (Cosmos)
-}
+        return append_dims(self.slope, like.ndim).to(like) * self.x
 
 
 class Method(Protocol):
@@ -173,17 +162,6 @@ def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
     for method in methods:
         direction = method(direction, mix, memory)  # pyright: ignore
     return torch.where(usable, mix.centre + strength * direction, plain)
-
-
-def renoised_scale(strength: float, sigma: float, following: float, flow: bool) -> float:
-    """The scale at which CFG gives CFG++'s step (Chung et al. 2024, arXiv 2406.08070), exact for Euler and DDIM.
-
-    CFG++ takes x0 at `strength` in [0, 1] and the noise from the negative: with q = following / sigma,
-    x' = (1 - q) D_u + q x + a' strength (D_c - D_u), a' = 1, or 1 - following for flow models; CFG's Euler step is
-    (1 - q) (D_u + scale (D_c - D_u)) + q x. Hence scale = a' strength / (1 - q).
-    """
-    signal = 1 - following if flow else 1.0
-    return signal * strength / (1 - following / sigma)
 
 
 def similarity(mix: Mix) -> Tensor:

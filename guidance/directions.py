@@ -23,6 +23,15 @@ class Linear:
         return z @ self.weight.to(z) + self.bias
 
 
+def accepted(probability: Tensor, uniform: Tensor, least: float = 0.0) -> Tensor:
+    """Which codes are kept, [n] bool: each with the probability of its attribute, [n], and none below the `least`.
+
+    Codes of p(z) that are kept where uniform < p(y | z) are codes of p(z | y) (Preechakul et al. 2022, arXiv
+    2111.15640, few-shot generation: rejection by the classifier); `uniform` [n] in [0, 1) belongs to each of them.
+    """
+    return (probability >= least) & (uniform < probability)
+
+
 def fit_logistic(positive: Tensor, negative: Tensor) -> Linear:
     """Regularised logistic regression of normalised codes [n D], [m D]; both sets count the same."""
     z = torch.cat([positive, negative]).double()

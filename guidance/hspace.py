@@ -19,26 +19,15 @@ TRAINING_STEP = 1.01e-3  # of progress, the usual 1000 and a little
 BUCKETS = 8  # of progress, for directions that differ from noise level to noise level
 
 
-def asymmetric(plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False) -> Tensor:
-    """What a first-order sampler must see for Asyrp's step, in denoised space or any that is linear in it.
-
-    Asyrp moves x0's part of the step and leaves the noise's alone: with q = following / sigma and x0's share a' at the
-    next level, 1, or 1 - following for flow models (x' = a' P~ + following eps),
-
-        X' = D + q (X - D) + a' (D~ - D).
-
-    A sampler makes X' = D' + q (X - D'), so D' = D + a' (D~ - D) / (1 - q). Other samplers: `samplers.Move.edit`. The
-    difference is formed in float32, for dividing it enlarges what rounding has left of it.
-    """
-    return plain + (at_least_float32(edited) - at_least_float32(plain)) * signal_at(following, flow) / (
-        1 - following / sigma
-    )
-
-
 def asymmetric_step(
     x: Tensor, plain: Tensor, edited: Tensor, sigma: float, following: float, flow: bool = False
 ) -> Tensor:
-    """Asyrp's step itself: X' = D + q (X - D) + a' (D~ - D), as training makes it."""
+    """Asyrp's step, as training makes it: x0's part of the step moves, and the noise's is left alone.
+
+    With q = following / sigma and x0's share a' at the next level, 1, or 1 - following for flow models (x' = a' P~ +
+    following eps): X' = D + q (X - D) + a' (D~ - D). What a sampler must see for it: D + `samplers.Move.edit`(D~ - D).
+    The difference is formed in float32 at least.
+    """
     moved = signal_at(following, flow) * (at_least_float32(edited) - at_least_float32(plain))
     return plain + (following / sigma) * (x - plain) + moved
 

@@ -50,9 +50,14 @@ class Move:
 
 
 def noise_levels(sigma: float, following: float, eta: float, flow: bool) -> tuple[float, float]:
-    """(s_down, s_up) of an ancestral step from sigma to the following level; eta 0: all the way, no noise."""
+    """(s_down, s_up) of an ancestral step from sigma to the following level; eta 0: all the way, no noise.
+
+    Raises ValueError for levels that rise, unless eta is 0.
+    """
     if following <= 0 or not eta:
         return following, 0.0
+    if following > sigma:
+        raise ValueError("the noise levels rise, and a sampler that adds noise can't follow; use euler or ddim")
     if flow:
         down = following * (1 + eta * (following / sigma - 1))
         return down, math.sqrt(max(0.0, following**2 - (down * (1 - following) / (1 - down)) ** 2))
@@ -61,7 +66,12 @@ def noise_levels(sigma: float, following: float, eta: float, flow: bool) -> tupl
 
 
 def first_order(sigma: float, following: float, eta: float = 0.0, flow: bool = False) -> Move:
-    """Euler's step, ancestral with eta: x' = share (D + s_down / s (x - D)) + noise."""
+    """Euler's step, ancestral with eta: x' = share (D + s_down / s (x - D)) + noise. With eta 0 also to higher levels.
+
+    Raises ValueError where no step leads away: from 0, and upwards with eta.
+    """
+    if sigma <= 0:
+        raise ValueError("the noise levels begin at 0, and no step leads away from there; leave the 0 out")
     down, _ = noise_levels(sigma, following, eta, flow)
     signal = 1 - following if flow else 1.0
     share = signal / (1 - down) if flow else 1.0
@@ -96,7 +106,9 @@ def renoised_scale(step: Move, strength: float) -> float:
     it; the negative's prediction can be edited there, D_u + `Move.edit`(strength (D_c - D_u)).
     """
     if step.before:
-        raise ValueError("CFG++ has no scale for a multistep sampler; use euler, ddim, heun, dpm_2 or an ancestral one")
+        raise ValueError(
+            "CFG++ has no scale for a multistep sampler; choose euler, ddim, heun, dpmpp_sde or an ancestral one"
+        )
     return step.signal * strength / step.now
 
 
@@ -172,6 +184,7 @@ def multistep_sde(step: Step, options: Mapping[str, Any], heun: bool = False) ->
 
 
 CHURNING = ("euler", "heun", "dpm_2")  # these know s_churn
+TWICE = ("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu")  # looks a step
 SAMPLERS: dict[str, Rule] = {
     "euler": euler,
     "heun": euler,
@@ -190,6 +203,7 @@ SAMPLERS: dict[str, Rule] = {
     "dpmpp_2m_sde_heun_gpu": lambda step, options: multistep_sde(step, options, heun=True),
 }
 
+PRESENT = [name for name in SAMPLERS if not name.startswith("dpmpp_2m")]  # what these do needs no older predictions
 
 # These look once in a step, at its level; "published" are this pack's own.
 ONE_LOOK = frozenset(

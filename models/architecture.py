@@ -3,56 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .bounds import check_config
+from .facts import Facts, of_json, stated, written
 from .state_dict import CheckpointError, StateDict, averaged_weights, bare, without_bookkeeping
 
 ConfigT = TypeVar("ConfigT")
 COLOURS = 3
+LONGEST_DESCRIPTION = 1 << 20  # bytes
 DESCRIPTION = "guidance_description"  # a key: our metadata as bytes, in files that the host saves of our models
 
 
 class UnknownArchitectureError(CheckpointError):
     """A file of no known family."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a user of the network must know and its weights don't say by themselves."""
-
-    image_size: int
-    """Side in pixels of the pictures it was trained on."""
-    schedule: str = "linear"
-    """Name of its noise schedule (`models.schedule.BETAS`)."""
-    training_steps: int = 1000
-    """Timesteps of that schedule."""
-    rescale_timesteps: bool = False
-    """The network is told t * 1000 / training_steps and not t (`rescale_timesteps` of the published code)."""
-    class_names: tuple[str, ...] = ()
-    """Names of its classes in order; empty for a network without classes."""
-    class_groups: tuple[int, ...] = ()
-    """Classifier only: sizes of consecutive groups of classes, one softmax each."""
-    no_class: int | None = None
-    """Label that means "no class" in a class-conditional model trained with label dropout."""
-    learned_variance: bool = False
-    """The second half of the output channels interpolates the variance."""
-    low_res_channels: int = 0
-    """Channels of a low-resolution picture that an upsampler takes beside its input."""
-    space: str = "pixels"
-    """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
-    prediction: str = "eps"
-    """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
-    noise_aware: bool = False
-    """Encoder only: it takes noisy pictures and their noise level."""
-    semantic: int = 0
-    """Diffusion autoencoder only: numbers in z_sem, which every prediction needs."""
-    guide_scales: Mapping[str, float] = field(default_factory=dict)
-    """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +109,27 @@ def parse(
     family = own or detect(state, families, name)
     beside = {key: state.pop(key) for key in family.beside if key in state}
     if own is not None:
-        config, facts, guesses = _stated(own, metadata, name)
+        config = _stated_config(own, metadata, len(state), name)
     else:
         config = _read(family, state, name)
-        facts, guesses = family.facts(config), family.guesses(config)
         state = {key: value for key, value in state.items() if not key.startswith(family.ignored or "\0")}
     _check_channels(family, config, name)
-    _check_weights(family, config, state, name)
+    _check_weights(family, config, state, name)  # before anything is made of as many classes as it claims
+    facts, guesses = _facts(family, config, {} if own is None else metadata, name)
     return Checkpoint(name, family, config, facts, state, beside, guesses)
 
 
 def _described(state: StateDict, name: str) -> dict[str, str]:
     """Our metadata out of a file that the host saved."""
+    told = state[DESCRIPTION]
     try:
-        return dict(json.loads(bytes(state[DESCRIPTION].tolist()).decode()))
-    except (ValueError, TypeError) as error:
+        if told.dtype != torch.uint8 or told.ndim != 1 or len(told) > LONGEST_DESCRIPTION:
+            raise ValueError("it is no text")
+        found = of_json({DESCRIPTION: told.numpy().tobytes().decode()}, DESCRIPTION, dict)
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("it holds more than texts")
+        return found
+    except ValueError as error:
         raise CheckpointError(
             f"{name} was saved of one of this pack's models, and its description is damaged"
         ) from error
@@ -174,56 +150,69 @@ def _distance(state: StateDict, families: Sequence[Architecture[Any]]) -> float:
     return min(len(family.lacks(state)) / len(family.keys) for family in families)
 
 
-def _stated(family: Architecture[Any], metadata: Mapping[str, str], name: str) -> tuple[Any, Facts, dict[str, str]]:
-    """Configuration, facts and guesses that one of our own files carries."""
+@contextmanager
+def _saying(family: Architecture[Any], name: str) -> Iterator[None]:
+    """Puts before any ValueError what one of our own files says it is."""
     try:
-        config = family.parse_config(json.loads(metadata["config"]))
-        return config, _own_facts(family.facts(config), metadata), json.loads(metadata.get("guesses", "{}"))
-    except (KeyError, TypeError, ValueError) as error:
+        yield
+    except ValueError as error:
         raise CheckpointError(
             f"{name} says it is {family.title}, but its configuration can't be read: {error}"
         ) from error
 
 
+def _stated_config(family: Architecture[ConfigT], metadata: Mapping[str, str], keys: int, name: str) -> ConfigT:
+    """The configuration that one of our own files carries."""
+    with _saying(family, name):
+        read = of_json(metadata, "config", dict)
+        try:
+            config = family.parse_config(read)
+        except TypeError as error:  # a field too many, or one that is missing
+            raise ValueError(f"its config {str(error).partition('() ')[2]}") from error
+        check_config(config, keys)
+        return config
+
+
+def _facts(
+    family: Architecture[Any], config: Any, metadata: Mapping[str, str], name: str
+) -> tuple[Facts, dict[str, str]]:
+    """Facts and guesses: those that the metadata states before those that the configuration implies."""
+    try:
+        read = family.facts(config)
+    except ValueError as error:
+        raise CheckpointError(f"{name} looks like {family.title}, but can't be one: {error}") from error
+    if not metadata:
+        return read, family.guesses(config)
+    with _saying(family, name):
+        classes = {"classifier": "out_channels", "model": "num_classes"}.get(family.kind, "")
+        facts = stated(read, metadata, getattr(config, classes, None) or 0)
+        guesses = of_json({"guesses": "{}", **metadata}, "guesses", dict)
+        if not all(isinstance(value, str) for value in guesses.values()):
+            raise ValueError("its guesses are no texts")
+        return facts, guesses
+
+
 def _read(family: Architecture[ConfigT], state: StateDict, name: str) -> ConfigT:
     try:
-        return family.read_config(state)
+        config = family.read_config(state)
+        check_config(config, len(state))
+        return config
     except CheckpointError as error:
         raise CheckpointError(f"{name} {error}") from error
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{name} looks like {family.title}, but can't be one: {error} is missing or odd"
-        ) from error
+    except (LookupError, ValueError, ArithmeticError, TypeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{name} looks like {family.title}, but can't be one: {reason}") from error
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
     """What `parse` needs of one of our own files beside its weights."""
-    facts = checkpoint.facts
     metadata = {"architecture": checkpoint.architecture.id, "config": json.dumps(asdict(checkpoint.config))}
-    metadata |= {key: json.dumps(getattr(facts, key)) for key in JSON_FACTS}
-    metadata |= {key: str(int(getattr(facts, key))) for key in NUMBERS if getattr(facts, key) is not None}
-    metadata |= {key: getattr(facts, key) for key in TEXTS}
-    return metadata | {"guesses": json.dumps(dict(checkpoint.guesses))}
+    return metadata | written(checkpoint.facts) | {"guesses": json.dumps(dict(checkpoint.guesses))}
 
 
 def description(checkpoint: Checkpoint) -> Tensor:
     """`metadata_of` as the tensor DESCRIPTION, for hosts that save tensors alone. [bytes] uint8."""
     return torch.tensor(list(json.dumps(metadata_of(checkpoint)).encode()), dtype=torch.uint8)
-
-
-JSON_FACTS = ("class_names", "class_groups")
-NUMBERS = ("image_size", "no_class", "training_steps", "rescale_timesteps")
-TEXTS = ("schedule", "space", "prediction")
-
-
-def _own_facts(read: Facts, metadata: Mapping[str, str]) -> Facts:
-    """Facts of our own files: what the metadata states goes before what the configuration implies."""
-    stated: dict[str, Any] = {key: tuple(json.loads(metadata[key])) for key in JSON_FACTS if key in metadata}
-    stated |= {key: int(metadata[key]) for key in NUMBERS if key in metadata}
-    stated |= {key: metadata[key] for key in TEXTS if key in metadata}
-    if "guide_scales" in metadata:
-        stated["guide_scales"] = json.loads(metadata["guide_scales"])
-    return replace(read, **stated)
 
 
 def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
@@ -248,16 +237,24 @@ def _check_weights(family: Architecture[Any], config: Any, state: StateDict, nam
     try:
         with torch.device("meta"):
             expected = family.build(config).state_dict()
-    except ValueError as error:
-        raise CheckpointError(f"{name} looks like {family.title}, but can't be built as one: {error}") from error
+    except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError) as error:
+        reason = f"there is no {error}" if isinstance(error, LookupError) else error
+        raise CheckpointError(f"{name} looks like {family.title}, but can't be built as one: {reason}") from error
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     reshaped = [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    if not (missing or unexpected or reshaped):
+    other = [
+        key
+        for key in expected
+        if key in state and expected[key].is_floating_point() and not state[key].is_floating_point()
+    ]
+    if not (missing or unexpected or reshaped or other):
         return
     faults = [f"lacks {_some(missing)}"] * bool(missing) + [f"has also {_some(unexpected)}"] * bool(unexpected)
     for key in reshaped[:1]:
         faults.append(f"has {key} of shape {list(state[key].shape)} where {list(expected[key].shape)} is needed")
+    for key in other[:1]:
+        faults.append(f"has {key} as {state[key].dtype} where floating-point numbers are needed")
     raise CheckpointError(f"{name} is nearest to {family.title}, but it {' and '.join(faults)}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,97 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .pickled import DamagedError, Machine, Name, Storage, Stored
-from .state_dict import CheckpointError, averaged_weights, check_growth, is_program, unwrapped
+from .pickled import Stored
+from .state_dict import PICKLE, ZIP, CheckpointError, averaged_weights, beginning, check_growth, pytorch_file, unwrapped
 
 BESIDE = ("conds_mean", "conds_std", "x_T")  # of a diffusion autoencoder, where they stand outside the state dict
-PICKLE_LIMIT = 16 << 20  # bytes of the pickle, which holds no weights; large models have 1 MB
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-UNREADABLE = (zipfile.BadZipFile, ValueError, LookupError, TypeError, EOFError, OSError, RuntimeError, OverflowError)
-
-
-# --- the archive
-
-
-class Archive:
-    """A zip file as `torch.save` writes it: one folder, `data.pkl`, one entry for each storage, nothing packed."""
-
-    def __init__(self, file: zipfile.ZipFile, size: int):
-        self.file = file
-        self.entries = {entry.filename: entry for entry in file.infolist()}
-        if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in file.infolist()):
-            raise DamagedError("its entries are packed or encrypted, which PyTorch doesn't do")
-        if sum(max(entry.file_size, entry.compress_size) for entry in file.infolist()) > size:
-            raise DamagedError("its entries are larger than the file")
-        folders = [name.removesuffix("/data.pkl") for name in self.entries if name.split("/")[1:] == ["data.pkl"]]
-        if len(folders) != 1 or len(self.entries) != len(file.infolist()):
-            raise DamagedError("it is no archive of PyTorch")
-        self.folder = folders[0]
-        order = f"{self.folder}/byteorder"
-        if order in self.entries and self.bytes_of("byteorder") != b"little":
-            raise DamagedError("its numbers are not little-endian")
-
-    def bytes_of(self, name: str) -> bytes:
-        entry = self.entries[f"{self.folder}/{name}"]
-        content = self.file.read(entry)
-        if len(content) != entry.file_size:
-            raise DamagedError(f"{name[:60]!a} is cut short")
-        return content
-
-    def content(self) -> Any:
-        """What the pickle describes."""
-        if self.entries[f"{self.folder}/data.pkl"].file_size > PICKLE_LIMIT:
-            raise DamagedError("its pickle is too large for one of a file of weights")
-        return Machine(self.storage).run(self.bytes_of("data.pkl"))
-
-    def storage(self, identity: Any) -> Storage:
-        """Of a persistent id: ("storage", type, key, device, numel), as large as its entry."""
-        if type(identity) is not tuple or len(identity) != 5:
-            raise DamagedError("something lies outside the pickle that is no storage")
-        word, kind, key, _, numel = identity
-        dtype = DTYPES.get(kind.name) if isinstance(kind, Name) and kind.module == "torch" else None
-        if word != "storage" or dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
-            raise DamagedError("something lies outside the pickle that is no storage of a known type")
-        entry = self.entries.get(f"{self.folder}/data/{key}")
-        if (0 if entry is None else entry.file_size) != numel * dtype.itemsize:
-            raise DamagedError(f"storage {key[:40]!a} has not the size that the pickle says")
-        return Storage(key, dtype, numel)
-
-    def tensors(self, stored: dict[str, Stored]) -> dict[str, Tensor]:
-        """The tensors themselves, each with memory of its own."""
-        sharing: dict[Storage, list[str]] = {}
-        for key, part in stored.items():
-            sharing.setdefault(part.storage, []).append(key)
-        found: dict[str, Tensor] = {}
-        for storage, keys in sharing.items():
-            numbers = self._numbers(storage)
-            for key in keys:
-                part = stored[key]
-                view = numbers.as_strided(part.size, part.stride, part.offset if part.numel else 0)
-                found[key] = view.clone(memory_format=torch.contiguous_format)
-        return {key: found[key] for key in stored}
-
-    def _numbers(self, storage: Storage) -> Tensor:
-        if not storage.numel:
-            return torch.empty(0, dtype=storage.dtype)
-        content = bytearray(self.bytes_of(f"data/{storage.key}"))
-        if storage.dtype == torch.bool:
-            return torch.frombuffer(content, dtype=torch.uint8) != 0
-        return torch.frombuffer(content, dtype=storage.dtype)
-
-
-# --- the command
 
 
 @dataclass(frozen=True)
@@ -121,44 +33,18 @@ class Kept:
 
 
 def read_untrusted(path: Path) -> Kept:
-    """The weights of a zipped PyTorch file, whatever its pickle asks for. Raises CheckpointError."""
-    _check_kind(path)
-    try:
-        with zipfile.ZipFile(path) as file:
-            archive = Archive(file, path.stat().st_size)
-            stored, left_out = chosen(archive.content(), path.name)
-            check_growth(sum(part.nbytes for part in stored.values()), path)
-            return Kept(archive.tensors(stored), left_out)
-    except CheckpointError:
-        raise
-    except DamagedError as error:
-        raise CheckpointError(f"{path.name} is damaged or was tampered with: {error}") from error
-    except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(
-            f"{path.name} is a damaged or truncated PyTorch file ({reason}); download it again"
-        ) from error
-
-
-def _check_kind(path: Path) -> None:
-    """Raises CheckpointError for everything but a zipped PyTorch file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"{path.name} can't be read: {error.strerror}") from error
+    """The weights of a PyTorch file, whatever its pickle asks for. Raises CheckpointError."""
+    head = beginning(path)
     if head[8:9] == b"{":
         raise CheckpointError(f"{path.name} is a safetensors file already; there is nothing to convert")
-    if head[:1] == b"\x80":
-        raise CheckpointError(
-            f"{path.name} is a bare pickle or a PyTorch file of before version 1.6, which is not converted; look for "
-            "another version of it"
-        )
-    if head[:4] != b"PK\x03\x04":
+    if head[:4] != ZIP and head[:1] != PICKLE:
         raise CheckpointError(f"{path.name} is no PyTorch file (it begins with {head[:8]!r}); download it again")
-    if is_program(path):
-        raise CheckpointError(
-            f"{path.name} is a TorchScript program, which is not converted; use a safetensors version of the same model"
+    with pytorch_file(path) as source:
+        stored, left_out = chosen(source.content(), path.name)
+        check_growth(sum(part.nbytes for part in stored.values()), path)
+        tensors = source.tensors(stored)
+        return Kept(
+            {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, left_out
         )
 
 
@@ -168,7 +54,7 @@ def chosen(content: Any, name: str) -> tuple[dict[str, Stored], list[str]]:
     if type(state) is not dict:
         raise CheckpointError(f"{name} holds no weights by name")
     around = content if content is not state else {}
-    found = {key: value for key, value in state.items() if isinstance(value, Stored)}
+    found = {key: value for key, value in state.items() if type(key) is str and isinstance(value, Stored)}
     if not found:
         keys = ", ".join(ascii(key)[:60] for key in list(state)[:5])
         raise CheckpointError(f"{name} holds no weights by name" + (f"; its keys are {keys}" if keys else ""))
@@ -177,7 +63,7 @@ def chosen(content: Any, name: str) -> tuple[dict[str, Stored], list[str]]:
     for key in BESIDE:
         if key not in kept and isinstance(around.get(key), Stored):
             kept[key] = around[key]
-    left_out += [key for key in around if unwrapped(around[key]) is not state and key not in kept]
+    left_out += [str(key) for key in around if unwrapped(around[key]) is not state and key not in kept]
     others = len(state) - len(found)
     left_out += [f"{others} entries that are no tensors"] * bool(others)
     return kept, left_out

@@ -6,11 +6,13 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+OPCODES = 400_000  # of a pickle; that of a large model with its optimiser has 100,000
 AXES = 16
+PLACES = 1 << 20  # numbers as keys: of an optimiser's parameters, of parts of a file
 EXTENT = 1 << 40  # of one axis, stride or place
 
 
@@ -38,6 +40,10 @@ class Storage:
     key: str
     dtype: torch.dtype
     numel: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def made(callee: Any, arguments: Any) -> Any:
 class Machine:
     """Runs the opcodes of a pickle on a stack of plain values. No attribute of any value is ever looked up by name.
 
-    Sets become lists and only texts are kept as keys, so nothing is hashed or compared but texts.
+    Sets become lists and only texts and short numbers are kept as keys, so nothing else is hashed or compared.
     """
 
     def __init__(self, storage_of: Callable[[Any], Storage]):
@@ -106,9 +112,13 @@ class Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # stacks below the marks
         self.memo: dict[int, Any] = {}
+        self.names: dict[Name, None] = {}  # all that the pickle wants imported
 
-    def run(self, pickled: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(pickled):
+    def run(self, pickled: BinaryIO) -> Any:
+        """What one pickle describes; the file stands behind it then."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if count == OPCODES:
+                raise DamagedError("its pickle is too long for one of a file of weights")
             self.step(opcode.name, argument)
         return self.stack[-1]
 
@@ -171,10 +181,12 @@ class Machine:
             case "SETITEMS":
                 self._fill(self._marked())
             case "GLOBAL":
-                self.stack.append(Name(*argument.split(" ", 1)))
+                self._name(*argument.split(" ", 1))
             case "STACK_GLOBAL":
                 module, name = self._taken(2)
-                self.stack.append(Name(module, name) if type(module) is type(name) is str else INERT)
+                if not type(module) is type(name) is str:
+                    raise DamagedError("its pickle wants something imported whose name is no text")
+                self._name(module, name)
             case "REDUCE" | "NEWOBJ":
                 self.stack.append(made(*self._taken(2)))
             case "NEWOBJ_EX":
@@ -182,6 +194,9 @@ class Machine:
                 self.stack.append(INERT)
             case "OBJ" | "INST":
                 self._marked()
+                if opcode == "INST":
+                    self._name(*argument.split(" ", 1))
+                    self.stack.pop()
                 self.stack.append(INERT)
             case "BUILD":
                 self._taken(1)
@@ -191,6 +206,11 @@ class Machine:
                 pass
             case _:
                 raise DamagedError(f"its pickle uses {opcode}, which no file of weights needs")
+
+    def _name(self, module: str, name: str) -> None:
+        wanted = Name(module, name)
+        self.names[wanted] = None
+        self.stack.append(wanted)
 
     def _taken(self, count: int) -> list[Any]:
         if len(self.stack) < count:
@@ -210,5 +230,5 @@ class Machine:
     def _fill(self, values: list[Any]) -> None:
         if type(self.stack[-1]) is dict:
             for key, value in zip(values[::2], values[1::2], strict=True):
-                if type(key) is str:
+                if type(key) is str or (type(key) is int and 0 <= key < PLACES):
                     self.stack[-1][key] = value

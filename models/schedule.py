@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .architecture import Facts
+if TYPE_CHECKING:
+    from .facts import Facts
 
 
 def linear_betas(steps: int = 1000) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import json
+import stat
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +15,10 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from .archive import ProgramError, Source, opened
+from .messages import plain
+from .pickled import DamagedError, Stored
 
 StateDict = Mapping[str, Tensor]
 WRAPPERS = (  # in order of preference: averaged weights are what a model is sampled with
@@ -23,25 +30,44 @@ TRAINED = ("model.", "params.")  # ... and before those of the copy that was tra
 COUNTERS = ("decay", "num_updates", "n_averaged", "step", "initted")  # of averaging, beside the weights
 CHAIN = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights")  # of the schedule
 GROWTH = 4  # tensors may share numbers, so a file may hold more than its size, but not endlessly
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # beginnings of PyTorch's files
+HEADER_LIMIT = 2 << 20  # bytes of a safetensors header; those of large models have 200 kB
+TENSORS = 10_000  # of a file; large models have 3000
+BLOCKS = 256  # of one kind in a network; the deepest have 64
+KINDS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL")
+PIECE = 1 << 22  # numbers looked at together
+UNREADABLE = (
+    zipfile.BadZipFile,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    OverflowError,
+) + (struct.error,)
 ValueT = TypeVar("ValueT")
 
 
 class CheckpointError(ValueError):
     """A file that can't be used. The message says what was found and what to do, without the file's folder."""
 
+    def __init__(self, message: str):
+        super().__init__(plain(message))
+
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict on the CPU and text metadata (empty unless safetensors).
 
-    Takes safetensors, or a PyTorch file through weights-only loading. Raises CheckpointError for anything else, for
-    files that are cut short, for pickles that ask for code, and for weights that are NaN or infinite.
+    Takes safetensors and PyTorch's files, of which nothing is unpickled. Raises CheckpointError for anything else, for
+    files that are cut short or larger inside than outside, for pickles that ask for code, and for weights that are NaN
+    or infinite.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        head = file.read(16)
+    head = beginning(path)
     if head[8:9] == b"{":
         state, metadata = _read_safetensors(path)
-    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+    elif head[:4] == ZIP or head[:1] == PICKLE:
         state, metadata = _read_torch(path), {}
     else:
         start = f"it begins with {head[:8]!r}" if head else "it is empty"
@@ -54,50 +80,105 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
+def beginning(path: Path) -> bytes:
+    """The first 16 bytes. Raises CheckpointError for what is no file: a pipe is waited for, a device never ends."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path.name} is no file but a folder, pipe or device; choose a file")
+        with path.open("rb") as file:
+            return file.read(16)
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path.name} can't be read: {reason}") from error
+
+
+# --- safetensors
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    _check_header(_header(path), path.name)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
         raise CheckpointError(
             f"{path.name} is a damaged or truncated safetensors file ({error}); download or save it again"
         ) from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    if is_program(path):
+def _header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself, read with care before the library does."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > HEADER_LIMIT:
+                raise CheckpointError(
+                    f"{path.name} is a damaged or truncated safetensors file (its header of {length} bytes is longer "
+                    "than any of weights); download or save it again"
+                )
+            return json.loads(file.read(length), object_pairs_hook=_once)
+    except (ValueError, RecursionError, struct.error) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path.name} is a damaged or truncated safetensors file ({error}); download or save it again"
+        ) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header says something twice")
+    return found
+
+
+def _check_header(header: dict[str, Any], name: str) -> None:
+    _check_number(len(header), name)
+    for key, entry in header.items():
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        if key != "__metadata__" and kind not in KINDS:
+            raise CheckpointError(f"{name} holds {key} as {kind}, which can't be weights; {', '.join(KINDS)} can")
+
+
+# --- PyTorch's files
+
+
+@contextmanager
+def pytorch_file(path: Path) -> Iterator[Source]:
+    """An open file; what is wrong with it becomes a CheckpointError."""
+    try:
+        with opened(path) as source:
+            yield source
+    except CheckpointError:
+        raise
+    except ProgramError as error:
         raise CheckpointError(
             f"{path.name} is a TorchScript program, not a file of weights; use a safetensors version of the same model "
             "(open_clip and its collection on Hugging Face have one for each of OpenAI's CLIPs)"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        way_out = " or make one with `python dev.py convert`" if zipfile.is_zipfile(path) else ""
-        raise CheckpointError(
-            f"{path.name} holds a pickle that would run code when loaded, so it was refused "
-            f"({_asked_for(error)}); use a safetensors version of this file{way_out}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except DamagedError as error:
+        raise CheckpointError(f"{path.name} is damaged or was tampered with: {error}") from error
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path.name} is a damaged or truncated PyTorch file ({str(error).splitlines()[0]}); download it again"
+            f"{path.name} is a damaged or truncated PyTorch file ({reason}); download it again"
         ) from error
-    return _tensors(content, path.name)
 
 
-def is_program(path: Path) -> bool:
-    """A TorchScript archive, as OpenAI's own CLIP files."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False  # no archive, or a damaged one
-
-
-def _asked_for(error: Exception) -> str:
-    """The part of PyTorch's long message that names what the pickle wanted."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0][:160] if lines else str(error).splitlines()[0][:160]
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    with pytorch_file(path) as source:
+        content = source.content()
+        if source.asked:
+            raise CheckpointError(
+                f"{path.name} holds a pickle that would run code when loaded, so it was refused (it asks for "
+                f"{', '.join(source.asked[:3])}); use a safetensors version of this file or make one with `python "
+                "dev.py convert`"
+            )
+        stored = _stored(content, path.name)
+        check_growth(sum(part.nbytes for part in stored.values()), path)
+        return source.tensors(stored)
 
 
 def unwrapped(content: Any) -> Any:
@@ -115,18 +196,24 @@ def _holds_more_than_numbers(part: Any) -> bool:
     return isinstance(part, Mapping) and any(not isinstance(value, (int, float, str)) for value in part.values())
 
 
-def _tensors(content: Any, name: str) -> dict[str, Tensor]:
+def _stored(content: Any, name: str) -> dict[str, Stored]:
     """The state dict inside what a file held."""
     content = unwrapped(content)
     if isinstance(content, Mapping):
-        found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Stored)}
         for number, part in content.items():  # Asyrp's delta blocks: one state dict an attribute, "0", "1", ...
             if isinstance(part, Mapping) and str(number).isdecimal():
-                found |= {f"{number}.{key}": value for key, value in part.items() if isinstance(value, Tensor)}
+                found |= {f"{number}.{key}": value for key, value in part.items() if isinstance(value, Stored)}
+        _check_number(len(found), name)
         if found:
             return found
     kind = f"a dictionary with the keys {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(f"{name} holds no state dict but {kind}; a file of weights by name is needed")
+
+
+def _check_number(tensors: int, name: str) -> None:
+    if tensors > TENSORS:
+        raise CheckpointError(f"{name} holds {tensors} tensors, and {TENSORS} are the most that can be read")
 
 
 def check_growth(nbytes: int, path: Path) -> None:
@@ -137,8 +224,13 @@ def check_growth(nbytes: int, path: Path) -> None:
 
 def _check_finite(state: StateDict, name: str) -> None:
     for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value.float().sum() * 0):
+        if value.is_floating_point() and value.numel() and not all(map(_is_finite, value.flatten().split(PIECE))):
             raise CheckpointError(f"{name} has NaN or infinite weights, first in {key}; the file is of no use")
+
+
+def _is_finite(numbers: Tensor) -> bool:
+    numbers = numbers if numbers.dtype == torch.float64 else numbers.float()
+    return bool(torch.stack(numbers.aminmax()).isfinite().all())
 
 
 def averaged_weights(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
@@ -173,8 +265,15 @@ def bare(state: StateDict) -> dict[str, Tensor]:
 
 
 def count(state: StateDict, template: str) -> int:
-    """How many consecutive indices exist, from 0: `count(state, "input_blocks.{}.")`."""
+    """How many consecutive indices exist, from 0: `count(state, "input_blocks.{}.")`.
+
+    Raises CheckpointError for more than any network has, before something is made of each.
+    """
+    before = template.partition("{}")[0]
+    found = {key.removeprefix(before).partition(".")[0] for key in state if key.startswith(before)}
     index = 0
-    while any(key.startswith(template.format(index)) for key in state):
+    while str(index) in found:
         index += 1
+    if index > BLOCKS:
+        raise CheckpointError(f"has {index} of {template}, and {BLOCKS} are the most that can be read")
     return index

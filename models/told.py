@@ -41,7 +41,7 @@ class Told:
     image_size: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for numbers that no training had; a linked number passes a widget's limits."""
+        """Raises ValueError for numbers that no training had. Widgets can't say it: theirs begin at 0."""
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
             if value and not least <= value <= most:

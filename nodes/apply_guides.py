@@ -8,7 +8,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guidance.gradient import ESTIMATORS
-from ..guidance.weight import Weight
 from . import sockets
 from .guides import CATEGORY
 from .host.errors import GuidanceNode, about
@@ -154,8 +153,6 @@ class ApplyGuides(GuidanceNode):
         vae: Any | None = None,
         tiny_vae: Any | None = None,
     ) -> io.NodeOutput:
-        with about("strength"):
-            Weight(strength)
         active = [guide for guide in guides if guide.weight.value and guide.weight.start < guide.weight.end]
         if not active or strength == 0:
             return io.NodeOutput(model)

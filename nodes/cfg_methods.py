@@ -65,7 +65,7 @@ METHODS: dict[str, Choice] = {
                 min=0.0,
                 max=Cap.NONE,
                 step=0.01,
-                tooltip="Largest push for scale 2, as root mean square; 100: none. Latents about .06, pixels .03.",
+                tooltip="Largest push for scale 2, as root mean square; 0, 100: none. Latents about .06, pixels .03.",
             ),
             _share("momentum", -0.5, "Of the push from step to step; below 0 it pushes apart. 0: none.", low=-1.0),
         ),

@@ -256,7 +256,8 @@ class SampleSemantic(GuidanceNode):
                     max=0.999,
                     step=0.01,
                     advanced=True,
-                    tooltip="Least probability of the attribute.",
+                    tooltip="Least probability of the attribute. Above it a code is kept with its probability; 0: by "
+                    "that alone, as in the paper.",
                 ),
             ],
             outputs=[sockets.Semantic.Output(display_name="semantic"), io.String.Output(display_name="report")],

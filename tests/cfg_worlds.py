@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pack.guidance.cfg import OUTPUTS, Branch, Mix
+from pack.guidance.cfg import Branch, Mix
 from pack.guidance.cfg_branches import MagnitudeAware, PerpNeg, Tangential, ZeroStar
 from pack.guidance.cfg_direction import Bands, Cap, Momentum, Parallel
 from pack.guidance.cfg_result import DynamicThreshold, History, MimicThreshold, Rescale
@@ -13,6 +13,12 @@ from pack.guidance.cfg_result import DynamicThreshold, History, MimicThreshold, 
 SHAPE, VIDEO = (3, 4, 8, 8), (2, 4, 3, 8, 8)
 SCALE = 7.5
 SIGMAS = {"eps": (14.6, 2.0, 0.3), "v": (14.6, 2.0, 0.3), "flow": (0.95, 0.5, 0.1)}
+# a of D = a x + b F, F what the network predicts
+SLOPES = {
+    "eps": torch.ones_like,  # eps = (x - D) / sigma
+    "flow": torch.ones_like,  # the velocity is (x - D) / sigma, too
+    "v": lambda sigma: 1 / (1 + sigma**2),  # v = (eps - sigma D) / sqrt(1 + sigma^2) (Salimans & Ho 2022)
+}
 LENGTHS = (1.0, 0.1, 0.02)  # of cond - uncond, by sample: a cap holds some and leaves others
 
 
@@ -84,7 +90,7 @@ class World:
         branches = [Branch(cond, uncond, self.scale if scale is None else scale)]
         if negative_scale is not None:
             branches.append(Branch(negative, uncond, negative_scale))
-        return Mix(x, OUTPUTS[self.kind](self.sigma.to(dtype)), uncond, tuple(branches))
+        return Mix(x, SLOPES[self.kind](self.sigma.to(dtype)), uncond, tuple(branches))
 
 
 def world(kind="eps", seed=0, shape=SHAPE, shrink=1.0):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 from comfy_api.latest import io
+
+from ...models.messages import plain
 
 
 class InputError(ValueError):
@@ -25,8 +29,38 @@ def about(name: str) -> Iterator[None]:
         raise InputError(f"input '{name}': {error}") from error
 
 
+def check_numbers(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "") -> None:
+    """Every number is finite and within the limits of its widget. Raises InputError.
+
+    The host checks those that are typed, and NaN passes; a linked one it doesn't look at.
+    """
+    for entry in inputs:
+        name, value = f"{within}{entry.id}", values.get(entry.id)
+        if isinstance(entry, io.Int.Input | io.Float.Input) and entry.id in values:
+            with about(name):
+                _check_number(entry, value)
+        elif isinstance(value, Mapping):
+            check_numbers(_inputs_within(entry, value), value, f"{name}.")
+
+
+def _inputs_within(entry: Any, value: Mapping[str, Any]) -> Sequence[Any]:
+    """Inputs of a dynamic one: those of the chosen option, or those that have grown."""
+    if isinstance(entry, io.DynamicCombo.Input):
+        return [inner for option in entry.options if option.key == value.get(entry.id) for inner in option.inputs]
+    return entry.template.get_all() if isinstance(entry, io.Autogrow.Input) else []
+
+
+def _check_number(entry: Any, value: Any) -> None:
+    kind, word = (Integral, "whole number") if isinstance(entry, io.Int.Input) else (Real, "number")
+    if not isinstance(value, kind):
+        raise ValueError(f"a {word} from {entry.min} to {entry.max} is needed, and {type(value).__name__} came")
+    if not entry.min <= value <= entry.max:  # nor is NaN
+        came = Decimal(int(value)) if isinstance(value, Integral) else float(value)
+        raise ValueError(f"{entry.min} to {entry.max} are possible, and {came:.6g} came")
+
+
 class GuidanceNode(io.ComfyNode):
-    """Base of the pack's nodes: `run` does the work, `execute` puts the node's name before what goes wrong."""
+    """Base of the pack's nodes: `run` does the work, `execute` checks numbers and names the node in errors."""
 
     @classmethod
     def run(cls, **inputs: Any) -> io.NodeOutput:
@@ -34,11 +68,12 @@ class GuidanceNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        schema = cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
         try:
+            check_numbers(schema.inputs, inputs)
             return cls.run(**inputs)
         except ValueError as error:
-            schema = cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
-            raise ValueError(f"{schema.display_name} ({schema.node_id}), {error}") from error
+            raise ValueError(plain(f"{schema.display_name} ({schema.node_id}), {error}")) from error
 
 
 def noticed(text: str) -> Any:
@@ -51,6 +86,7 @@ def noticed(text: str) -> Any:
     from comfy_execution.utils import get_executing_context
     from server import PromptServer  # here: the host's server is slow to import where it isn't running
 
+    text = plain(text)
     logging.warning("Diffusion Guidance: %s", text)
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:  # not in a node that runs outside a graph

@@ -1,8 +1,8 @@
-"""The published samplers as the host's SAMPLER, and one guided run of them."""
+"""The published samplers as the host's SAMPLER, one guided run of them, and what any sampler makes of a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.sample
@@ -13,10 +13,11 @@ from comfy.model_management import intermediate_device
 from torch import Tensor
 
 from ...guidance.noise import StepNoise, initial_noise
+from ...guidance.samplers import SAMPLERS, TWICE, Move, churned, first_order, move
 from ...guidance.sampling import Gradient, Noise, OnStep, Predict, respaced, sample_ddpm, without_repeats
 from .model import is_flow
 from .pixel_model import VARIANCE, VarianceReader, clamp
-from .run import HANDOVER, Handover
+from .run import HANDOVER, SAME, Course, Handover
 
 FLOW_REFUSED = (
     "a model trained on a chain of noise levels (eps or v prediction) is needed, not a flow model; use euler there"
@@ -119,6 +120,57 @@ def _predictor(model: Any, extra_args: dict[str, Any], clip_denoised: bool, hand
         return model(x, sigma, **arguments), reader.v
 
     return predict
+
+
+class Steps:
+    """Follows a run's sampler look by look: which step a look belongs to, and what the step makes of a prediction."""
+
+    def __init__(self, course: Course):
+        self.levels = without_repeats(course.sigmas)
+        self.name = course.sampler_name.removeprefix("sample_") or type(course.sampler).__name__
+        self.options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
+        self.flow, self.level = course.flow, course.level
+        self.index, self.first = 0, False
+        self.sigma = float("inf")
+        self.seen: Tensor | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what the sampler does: not so of other packs' samplers, and of some of the host's."""
+        return self.name == PUBLISHED or self.name in SAMPLERS
+
+    def look(self, sigmas: Tensor) -> bool:
+        """The network is asked at `sigmas`, the host's one tensor of a look; whether it is a new one.
+
+        A second look stays in the step wherever it is: that of heun and of ancestral samplers is at the next level.
+        """
+        if sigmas is self.seen:
+            return False
+        self.seen, sigma = sigmas, self.level(sigmas)
+        steps = range(self.index, len(self.levels) - 1)
+        found = next((k for k in steps if abs(self._begin(k) - sigma) <= SAME * sigma), None)
+        if self.name in TWICE and self.first and sigma < self.sigma:
+            self.first = False
+        elif found is not None:
+            self.index, self.first = found, True
+        self.sigma = sigma
+        return True
+
+    def _begin(self, index: int) -> float:
+        """Where a step begins; with s_churn above its level."""
+        return churned(self.levels, index, self.options) if self.name != PUBLISHED else self.levels[index]
+
+    def move(self, index: int | None = None) -> Move:
+        """What the sampler does in the present step, or in another one.
+
+        Raises ValueError for schedules that the sampler can't follow.
+        """
+        index = self.index if index is None else index
+        if self.name == PUBLISHED:
+            sigma, following = self.levels[index : index + 2]
+            eta: Callable[[float], float] | float = self.options[ETA]
+            return first_order(sigma, following, eta(sigma) if callable(eta) else eta)
+        return move(self.name, self.options, self.levels, index, self.flow)
 
 
 def respaced_sigmas(model: Any, respacing: str, denoise: float = 1.0) -> Tensor:

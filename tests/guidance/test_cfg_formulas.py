@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from cfg_formulas import CASES
-from cfg_worlds import SCALE, SHAPE, largest_error, run_of, world
+from cfg_worlds import SCALE, SHAPE, SLOPES, largest_error, run_of, world
 
-from pack.guidance.cfg import OUTPUTS, Branch, Mix, combine, renoised_scale, similarity
-from pack.guidance.cfg_branches import MagnitudeAware
+from pack.guidance.cfg import combine, similarity
 from pack.guidance.cfg_result import Rescale
+from pack.guidance.samplers import first_order, renoised_scale
 
 EACH_CASE = [
     pytest.param(methods, reference, kind, negative_scale, id=f"{name}-{kind}")
@@ -61,7 +61,7 @@ def test_no_reference_of_these_tests_is_plain_cfg(name):
 def test_rescaling_knows_the_deviation_of_the_data_that_v_was_made_for():
     """EDM2: F = (D - c_skip x) / c_out with sigma_data 0.5 (Karras et al. 2022)."""
     step, data, phi = world("eps"), 0.5, 0.7
-    mix = replace(step.mix(), slope=OUTPUTS["v"](step.sigma / data))
+    mix = replace(step.mix(), slope=SLOPES["v"](step.sigma / data))
     found = combine(mix, [Rescale(phi)], {})
     for k, s in enumerate(step.samples):
         total = s.sigma**2 + data**2
@@ -71,49 +71,6 @@ def test_rescaling_knows_the_deviation_of_the_data_that_v_was_made_for():
         guided = phi * guided * cond.std() / guided.std() + (1 - phi) * guided
         expected = torch.from_numpy(skip * s.x + out * guided)
         assert largest_error(found[k : k + 1], expected[None]) < 1e-6
-
-
-HOST_OUTPUTS = {
-    "EPS": "eps",
-    "CONST": "flow",
-    "V_PREDICTION": "v",
-    "EDM": "v",
-    "X0": "x0",
-    "V_PREDICTION_DDPM": "raw v",
-    "COSMOS_RFLOW": "scaled flow",
-}
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("kind", HOST_OUTPUTS)
-def test_rescaling_and_mambo_act_on_what_each_of_the_hosts_networks_predicts(comfy, kind):
-    import comfy.model_sampling
-
-    rule = getattr(comfy.model_sampling, kind)()
-    rule.sigma_data, phi, scale, alpha = 1.0, 0.7, 4.0, 3.0
-    generator = torch.Generator().manual_seed(0)
-    x, cond, uncond = (torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=generator) for _ in range(3))
-    sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-
-    def denoised(output):
-        return rule.calculate_denoised(sigma, output, x)
-
-    def std(value):
-        return value.flatten(1).std(1)[:, None, None, None]
-
-    def length(value):
-        return value.flatten(1).norm(dim=1)[:, None, None, None]
-
-    mix = Mix(
-        x, OUTPUTS[HOST_OUTPUTS[kind]](sigma), denoised(uncond), (Branch(denoised(cond), denoised(uncond), scale),)
-    )
-    guided = uncond + scale * (cond - uncond)
-    rescaled = phi * guided * std(cond) / std(guided) + (1 - phi) * guided
-    torch.testing.assert_close(combine(mix, [Rescale(phi)], {}), denoised(rescaled), rtol=1e-10, atol=1e-10)
-    weaker = 1 + (scale - 1) * torch.exp(-alpha * length(cond - uncond) / length(uncond))
-    weakened = denoised(uncond + weaker * (cond - uncond))
-    mix = replace(mix, branches=(replace(mix.branches[0], reference=mix.base),))
-    torch.testing.assert_close(combine(mix, [MagnitudeAware(alpha)], {}), weakened, rtol=1e-10, atol=1e-10)
 
 
 # CFG++
@@ -134,7 +91,7 @@ def test_cfg_at_the_renoised_scale_makes_the_euler_step_of_cfg_plus_plus(strengt
     signal, following_signal = (1 - sigma, 1 - following) if flow else (1, 1)
     noise = (x - signal * uncond) / sigma
     expected = following_signal * (uncond + strength * (cond - uncond)) + following * noise
-    guided = combine(step.mix(scale=renoised_scale(strength, sigma, following, flow)), [], {})
+    guided = combine(step.mix(scale=renoised_scale(first_order(sigma, following, flow=flow), strength)), [], {})
     assert largest_error(euler(x, guided, sigma, following), expected) < 1e-12
 
 
@@ -146,13 +103,13 @@ def test_cfg_at_the_renoised_scale_makes_the_ddim_step_of_cfg_plus_plus():
     noise = (x_vp - ab**0.5 * step.uncond) / (1 - ab) ** 0.5
     clean = step.uncond + strength * (step.cond - step.uncond)
     expected = ab_following**0.5 * clean + (1 - ab_following) ** 0.5 * noise
-    guided = combine(step.mix(scale=renoised_scale(strength, sigma, following, False)), [], {})
+    guided = combine(step.mix(scale=renoised_scale(first_order(sigma, following), strength)), [], {})
     assert largest_error(euler(step.x, guided, sigma, following) * ab_following**0.5, expected) < 1e-12
 
 
 def test_the_renoised_scale_of_the_last_step_is_its_strength():
     for flow in (False, True):
-        assert renoised_scale(0.6, 0.9, 0.0, flow) == 0.6
+        assert renoised_scale(first_order(0.9, 0.0, flow=flow), 0.6) == 0.6
 
 
 # Similarity

@@ -19,6 +19,12 @@ def test_a_name_is_its_curve_in_any_case_and_spacing(name):
         assert [curve(text)(u) for u in PLACES] == [CURVES[name](u) for u in PLACES]
 
 
+@pytest.mark.parametrize("name", [name for name in CURVES if name != "constant"])
+def test_a_weight_is_the_height_of_a_curve_whose_area_is_half_of_constants(name):
+    assert max(CURVES[name](u) for u in PLACES) == pytest.approx(1, abs=1e-10)
+    assert mean(CURVES[name]) == pytest.approx(mean(CURVES["constant"]) / 2, abs=1e-10)
+
+
 @pytest.mark.parametrize("k", [0, 0.5, 1, 2, 3.7])
 def test_a_power_is_the_place_to_that_power(k):
     found = curve(f"power {k}")

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from pack.guidance import directions
-from pack.guidance.directions import FITS, Linear, cross_validated, difference_of_means, fit_logistic, orthogonal
+from pack.guidance.directions import (
+    FITS,
+    Linear,
+    accepted,
+    cross_validated,
+    difference_of_means,
+    fit_logistic,
+    orthogonal,
+)
 
 WIDTH = 12
 
@@ -170,3 +178,23 @@ def test_a_direction_within_the_others_is_refused(weights):
     others = draw(2, WIDTH, seed=1)
     with pytest.raises(ValueError, match="nothing would be left of it"):
         orthogonal(torch.tensor(weights) @ others, others)
+
+
+@pytest.mark.parametrize(
+    "p, least, share", [(0.3, 0.0, 0.3), (0.3, 0.3, 0.3), (0.8, 0.5, 0.8), (0.3, 0.5, 0.0), (1, 0, 1)]
+)
+def test_a_code_is_kept_with_the_probability_of_its_attribute_and_never_below_the_least(p, least, share):
+    """So the kept ones of p(z) are those of p(z | y)."""
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    kept = accepted(torch.full((1000,), float(p), dtype=torch.float64), uniform, least)
+    assert abs(kept.double().mean() - share) < 1e-10
+
+
+def test_kept_codes_of_a_normal_prior_have_the_posteriors_mean():
+    """z ~ N(0, 1) on a grid of its quantiles, log odds 2 z: against the integral of p(z | y), by the same grid."""
+    z = torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
+    p = Linear(torch.tensor([2.0], dtype=torch.float64)).log_odds(z[:, None]).sigmoid()
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    kept = accepted(p[:, None].expand(-1, 1000).flatten(), uniform.repeat(4000)).view(4000, 1000)
+    found = (kept * z[:, None]).sum() / kept.sum()
+    assert abs(found - (p * z).sum() / p.sum()) < 1e-4

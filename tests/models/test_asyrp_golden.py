@@ -4,7 +4,7 @@ import golden_files
 import pytest
 from asyrp_golden import CASES, Published, delta_network, network
 
-from pack.guidance.hspace import asymmetric
+from pack.guidance.samplers import first_order
 from pack.guidance.sampling import sample_ddim
 from pack.guidance.tensors import append_dims
 
@@ -71,7 +71,7 @@ def test_a_boosted_trajectory_is_the_published_one(case, path):
             return denoised, None
         delta_h = delta_network(run.arguments, h.shape[1], emb.shape[1])(h, emb)
         edited = x - near * run.network.up_half(keep * h + move * delta_h, skips, emb)[:, :3]
-        return asymmetric(denoised, edited, near, below[near]), None
+        return denoised + first_order(near, below[near]).edit(edited - denoised), None
 
     boost = max(s for s, t in zip(run.rising, run.timesteps, strict=True) if t < run.arguments["t_boost"])
     start = run.golden["inverted"] * run.scale(run.rising[-1])

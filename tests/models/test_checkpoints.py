@@ -58,7 +58,14 @@ def test_a_plain_and_a_wrapped_pytorch_file_are_the_same(state, tmp_path):
 
 def test_the_metadata_of_our_own_files_says_what_shapes_do_not(tmp_path):
     config = network.UNetConfig(
-        model_channels=16, out_channels=6, num_res_blocks=1, channel_mult=(1, 2), attention=(2,), num_heads=4, groups=4
+        model_channels=16,
+        out_channels=6,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention=(2,),
+        num_heads=4,
+        groups=4,
+        num_classes=3,
     )
     metadata = {
         "architecture": UNET.id,
@@ -81,7 +88,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(zipped, tmp_pa
     torch.save({"state_dict": Bomb(target)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"model\.pt holds a pickle that would run code.*safetensors") as error:
         registry.load_checkpoint(path, "model")
-    assert ("python dev.py convert" in str(error.value)) == zipped  # which takes zipped files alone
+    assert "python dev.py convert" in str(error.value)
     assert not target.exists()
 
 
@@ -122,7 +129,7 @@ def test_a_zip_that_is_no_checkpoint_is_refused(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("readme.txt", "nothing")
     path.write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="damaged or truncated"):
+    with pytest.raises(CheckpointError, match="model.pt is damaged or was tampered with: it is no archive of PyTorch"):
         registry.load_checkpoint(path, "model")
 
 

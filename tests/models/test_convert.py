@@ -194,15 +194,22 @@ def test_other_files_are_named(name, content, said, tmp_path, capsys):
     assert f"{name} {said}" in said_of(tmp_path / name, capsys).replace("is a damaged", "damaged")
 
 
-def test_renamed_and_old_files_are_named(tmp_path, capsys):
+def test_a_file_of_before_version_1_6_is_read_and_converted(tmp_path):
+    state = {"w": torch.randn(3, 4).T, "n": torch.tensor(7), "none": torch.zeros(0), "half": torch.ones(5).half()}
+    state["part"] = state["w"][1:]
+    torch.save({"state_dict": state}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    convert(tmp_path / "old.ckpt", tmp_path / "out.safetensors")
+    for found in (read(tmp_path / "old.ckpt")[0], read(tmp_path / "out.safetensors")[0]):
+        assert all(torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in state.items())
+
+
+def test_renamed_files_and_bare_pickles_are_named(tmp_path, capsys):
     state = {"w": torch.ones(3)}
     save_file(state, tmp_path / "renamed.ckpt")
-    torch.save(state, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     (tmp_path / "bare.pkl").write_bytes(pickle.dumps([1]))
     archive(tmp_path / "program.pt", dictionary(w=tensor()), **{"constants.pkl": b""})
     assert "renamed.ckpt is a safetensors file already" in said_of(tmp_path / "renamed.ckpt", capsys)
-    assert "old.ckpt is a bare pickle or a PyTorch file of before version 1.6" in said_of(tmp_path / "old.ckpt", capsys)
-    assert "bare.pkl is a bare pickle" in said_of(tmp_path / "bare.pkl", capsys)
+    assert "it is a bare pickle, not a file of PyTorch" in said_of(tmp_path / "bare.pkl", capsys)
     assert "program.pt is a TorchScript program" in said_of(tmp_path / "program.pt", capsys)
     assert "nowhere.ckpt can't be read: No such file" in said_of(tmp_path / "nowhere.ckpt", capsys)
 

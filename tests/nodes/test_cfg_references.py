@@ -31,14 +31,24 @@ def samplings():
 
 
 @pytest.mark.parametrize("name", ["eps", "v", "edm", "x0", "cascade", "flow", "flux", "cosmos"])
-def test_only_the_time_is_another_one(comfy, name):
-    """D of a network that sees x as it is and is told a later time, whatever is predicted."""
-    from pack.nodes.host.cfg.references import later_sigma, told_another_time
+@pytest.mark.parametrize("n", [1.0, -2.0])
+def test_only_the_time_is_another_one(comfy, name, n):
+    """D of a network that sees x as it is and is told another time, whatever is predicted."""
+    from pack.nodes.host.cfg.references import other_sigma, told_another_time
 
     sampling = samplings()[name]
     sigma = sampling.percent_to_sigma(0.5) * torch.ones(2)
-    told = later_sigma(sampling, sigma)
-    assert (told > sigma).all()
+    told = other_sigma(sampling, sigma, n)
+    assert ((told > sigma) == (n > 0)).all()
+    time, first = (sampling.timestep(level).float() for level in (sigma, sampling.sigma_min))
+    wanted = time + 0.1 * n * (time - first)
+    whole = not sampling.timestep(sigma).is_floating_point()
+    torch.testing.assert_close(
+        sampling.timestep(told).float(),
+        wanted,
+        atol=1.0 if whole else 1e-5,
+        rtol=1e-5,
+    )
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * (1 + sigma[0])
 
     def network(x, time):
@@ -170,6 +180,36 @@ def test_other_nodes_wrappers_on_the_second_model_act(execute, models, conds):
     second.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, *a, **k: 0.5 * executor(*a, **k))
     plain = autoguided(execute, models, conds, second_model(execute))
     assert (autoguided(execute, models, conds, second) - plain).abs().max() > 0.01
+
+
+def times_told(execute, models, conds, seed):
+    """Of the two predictions of each step in a run of 24: the time that the network was told, over the right one."""
+    import comfy.samplers
+
+    told = []
+    model = models["eps"].clone()
+    sampling = model.get_model_object("model_sampling")
+    model.add_wrapper_with_key(
+        "diffusion_model",
+        "test",
+        lambda executor, x, t, *a, **k: (told.append(float(t[0])), executor(x, t, *a, **k))[1],
+    )
+    guider = combiner(execute, model, [condition(execute, conds["star"], 3.0, reference="other time")])
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 24)
+    with torch.inference_mode():
+        euler = comfy.samplers.sampler_object("euler")
+        guider.sample(start(2), torch.zeros(2, 3, 32, 32), euler, sigmas, disable_pbar=True, seed=seed)
+    return [other / right - 1 for right, other in zip(told[::2], told[1::2], strict=True) if right > 100]
+
+
+def test_the_other_time_is_drawn_for_every_step_and_seed_later_or_earlier(execute, models, conds):
+    """t + .1 t n of a normal n: with a mean of 0 and a deviation of a tenth."""
+    first, again, other = (times_told(execute, models, conds, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    shares = torch.tensor([*first, *other, *times_told(execute, models, conds, 3)])
+    assert (shares > 0.02).sum() > 10 and (shares < -0.02).sum() > 10
+    assert abs(float(shares.mean())) < 0.04 and 0.06 < float(shares.std()) < 0.13
 
 
 @pytest.mark.parametrize("limited", [False, True])

@@ -13,7 +13,7 @@ def models(pack_nodes):
 
 
 REFUSALS = {
-    "nan": ({"guidance_scale": float("nan")}, "guidance_scale.*finite"),
+    "nan": ({"guidance_scale": float("nan")}, "'guidance_scale': -100.0 to 100.0 are possible, and nan came"),
     "reversed": ({"start_percent": 0.8, "end_percent": 0.2}, "ends.*before it starts"),
     "curve": ({"curve": "power of love"}, "curve.*power of love"),
     "parent": ({"reference": "parent"}, "'parent'.*none is wired"),

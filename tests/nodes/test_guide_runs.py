@@ -123,7 +123,11 @@ BAD = [
     ("Guidance_TextGuide", {"text": "a " * 17}, "input 'text': the text has 17 words, this encoder reads 16"),
     ("Guidance_TextGuide", {"text": " "}, "input 'text': the text is empty"),
     ("Guidance_TextGuide", {"text": "a star", "start_percent": 0.8, "end_percent": 0.2}, "ends .0.2. before it starts"),
-    ("Guidance_TextGuide", {"text": "a star", "weight": float("nan")}, "the weight is nan"),
+    (
+        "Guidance_TextGuide",
+        {"text": "a star", "weight": float("nan")},
+        "input 'weight': -1000.0 to 1000.0 are possible, and nan",
+    ),
     ("Guidance_StyleGuide", {"image": picture(), "layers": "relu1_1"}, "input 'layers': there is no layer 'relu1_1'"),
     ("Guidance_ContentGuide", {"image": torch.rand(1, 8, 8, 4)}, "input 'image': the picture has an alpha channel"),
     ("Guidance_ContentGuide", {"image": torch.rand(1, 0, 8, 3)}, "input 'image': an IMAGE with 3 colour channels"),

@@ -88,7 +88,7 @@ def test_an_asymmetric_step_moves_the_picture_by_the_difference(form, sampler):
 
     import comfy.k_diffusion.sampling as k_diffusion
 
-    from pack.nodes.host.hspace.steps import Steps
+    from pack.nodes.host.hspace.steps import EditedSteps
     from pack.nodes.host.run import Course
 
     levels = [0.95, 0.8, 0.6, 0.3, 0.0] if form == "flow" else [8.0, 4.0, 1.5, 0.5, 0.0]
@@ -99,7 +99,7 @@ def test_an_asymmetric_step_moves_the_picture_by_the_difference(form, sampler):
     shares = [1 - level if form == "flow" else 1.0 for level in levels]
 
     def sampled(edited):
-        steps, states = Steps(course), []
+        steps, states = EditedSteps(course), []
 
         class Model:
             inner_model = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling), model_patcher=patcher)
@@ -142,14 +142,14 @@ def test_a_sampler_whose_step_is_not_known_is_refused_for_asymmetric_edits_alone
 def test_inside_the_boost_of_asyrp_sampler_the_edit_is_as_strong_as_before_it(execute, scenes):
     """The step goes to sigma_down there: (1 - s' / s) / (1 - s_down / s) as much is added."""
     from pack.guidance.samplers import first_order
-    from pack.nodes.host.hspace.steps import Steps
+    from pack.nodes.host.hspace.steps import EditedSteps
     from pack.nodes.host.run import Course
 
     model = scenes["scenes_unet"].model
     for boost, eta in ((0.0, 1.0), (1.0, 0.0)):
         (sampler,) = execute("Guidance_AsyrpSampler", model=model, boost_percent=boost)
         guider = type("G", (), {"model_patcher": model})()
-        steps = Steps(Course(guider, sampler, [5.0, 2.0, 0.0]))
+        steps = EditedSteps(Course(guider, sampler, [5.0, 2.0, 0.0]))
         assert steps.move() == first_order(5.0, 2.0, eta)
 
 

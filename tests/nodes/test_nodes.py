@@ -266,7 +266,7 @@ def test_a_respacing_that_does_not_exist_is_refused(sample):
 
 
 def test_more_steps_than_the_chain_has_are_refused(sample):
-    refused(lambda: sample(steps=1001), "input 'steps'", "1 to 1000")
+    refused(lambda: sample(steps=1001), "input 'steps'", "2 to 1000")
 
 
 def test_a_pixel_model_without_classes_gets_a_conditioning_that_says_nothing(execute, loaded, monkeypatch):

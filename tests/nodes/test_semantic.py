@@ -151,6 +151,26 @@ def test_sampled_codes_depend_on_their_own_seed_alone_and_a_direction_selects(co
     assert json.loads(report)["accepted"] == 4
 
 
+def test_codes_of_a_direction_are_kept_with_their_probability_by_seeds_of_their_own(codec, direction, execute):
+    """At threshold 0 many are kept below .5: of those that were drawn, as many as their probabilities sum to."""
+    given = {"codec": codec, "steps": 5, "direction": direction, "threshold": 0.0}
+    mean, std = codec.statistics(direction)
+
+    def probabilities(semantic):
+        return direction.line.log_odds((semantic.z_sem - mean) / std).sigmoid()
+
+    many, report = execute("Guidance_SampleSemantic", **given, seed=3, batch_size=64)
+    two, _ = execute("Guidance_SampleSemantic", **given, seed=5, batch_size=2)
+    torch.testing.assert_close(many.z_sem[2:4], two.z_sem, rtol=0, atol=1e-3)
+    prior, _ = execute("Guidance_SampleSemantic", codec=codec, steps=5, seed=3, batch_size=64)
+    p = probabilities(prior)
+    expected, deviation = float(p.mean()), float((p * (1 - p)).sum().sqrt()) / 64
+    first = (many.z_sem - prior.z_sem).abs().amax(1) < 1e-2  # kept at the first draw
+    assert abs(float(first.float().mean()) - expected) < 3 * deviation
+    assert 64 / json.loads(report)["drawn"] < 1
+    assert float(probabilities(many).mean()) > expected + 0.05
+
+
 def test_a_saved_direction_is_the_one_that_is_loaded(codec, direction, execute):
     import folder_paths
 

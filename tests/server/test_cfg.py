@@ -298,7 +298,7 @@ TAKEN = "is already taken by RescaleCFG"
 DUAL = {"positive": None, "cond1": YES, "cond2": OTHER, "cfg_conds": 2.0, "cfg_cond2_negative": 2.0, "style": "regular"}
 BASIC, PERP = {"positive": None, "negative": None, "conditioning": YES}, {"empty_conditioning": OTHER, "neg_scale": 1.0}
 WRONG = [
-    (f"{CONDITION}input {WIDGETS}: the weight is nan", lambda g: g.combined(g.condition(scale=float("nan")))),
+    (f"{CONDITION}input 'guidance_scale': -100.0 to 100.0", lambda g: g.combined(g.condition(scale=float("nan")))),
     (f"{PATCH}input {WIDGETS}: the window", lambda g: g.ksampler(g.patch(start_percent=0.8, end_percent=0.2))),
     (f"{PATCH}input {WIDGETS}: there is no curve 'love'", lambda g: g.ksampler(g.patch(curve="love"))),
     (f"{CONDITION}input 'parent'", lambda g: g.combined(g.condition(reference="parent"))),

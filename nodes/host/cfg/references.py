@@ -15,12 +15,13 @@ from torch import Tensor
 from ....guidance.classifier_energy import NO_CLASS
 from ..conditioning import CLASS_LABELS, LOW_RES, class_embedding, labels_of
 from ..model import facts_of
+from ..run import Course, state_in
 from .coverage import own_conds
 from .run import KEY
 
 PERTURBED, RANDOM, TIME = "perturbed self", "random condition", "other time"
-LATER = 0.1  # by what share "other time" tells the network that more time has passed
-STREAM = 7  # of the run's random numbers
+SPREAD = 0.1  # deviation of the time that "other time" tells the network, over the time since the picture
+CONDITION_STREAM, TIME_STREAM = 7, 8  # of the run's random numbers
 EMBEDDINGS = ("cross_attn", "pooled_output", "conditioning_mt5xl", "conditioning_lyrics")  # of a cond
 
 
@@ -85,8 +86,8 @@ class Draws:
     def draw(self, guider: Any, timestep: Tensor) -> None:
         """The conds of a step, by the run's seed and the noise level."""
         for place, name in enumerate(self.names):
-            sigma = guider.run.course.level(timestep)
-            generator = guider.run.course.generator(STREAM, place, round(sigma * 1e6))
+            level = guider.run.course.level(timestep)
+            generator = guider.run.course.generator(CONDITION_STREAM, place, round(level * 1e6))
             given = {cond["uuid"]: cond for cond in guider.original_conds[name]}  # not what was drawn before
             own = own_conds(guider.conds[name], guider.original_conds[name])
             others = [{**cond, **drawn(given[cond["uuid"]], self.classes, generator)} for cond in own]
@@ -113,26 +114,46 @@ def perturbed_attention(model: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def other_time(model: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Time-step guidance (Sadat et al. 2024, arXiv 2407.02687, sec. 4): the network is told another time than it is."""
-    options = comfy.model_patcher.create_model_options_clone(options)
-    sampling = model.model_sampling
+    """Time-step guidance (Sadat et al. 2024, arXiv 2407.02687, sec. 5): the network is told another time, at random.
 
-    def later(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    Eq. 8 to 10: t~ = t + Delta t, Delta t Gaussian of mean 0, drawn at every step; here Delta t = s t n of one n for
+    all pictures, by the run's seed and the noise level. Always later, or always earlier, would push away from too much
+    noise alone, or from too little (their appendix D). Their own code adds the noise to the embedding of t instead,
+    which most of the host's networks keep to themselves.
+    """
+    options = comfy.model_patcher.create_model_options_clone(options)
+    sampling, course = model.model_sampling, state_in(options, KEY).course
+
+    def another(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         def predict(x: Tensor, told: Tensor) -> Tensor:
             return executor(x, told.to(sigma), *args, **kwargs)
 
-        return told_another_time(predict, sampling, x, sigma, later_sigma(sampling, sigma))
+        told = other_sigma(sampling, sigma, time_draw(course, course.level(sigma)))
+        return told_another_time(predict, sampling, x, sigma, told)
 
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, later, options, is_model_options=True)
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, another, options, is_model_options=True)
     return options
 
 
-def later_sigma(sampling: Any, sigma: Tensor) -> Tensor:
-    """The noise level, [B], at which a tenth more of the model's time has passed since the picture."""
-    first, last = (sampling.timestep(level).float() for level in (sampling.sigma_min, sampling.sigma_max))
-    time = sampling.timestep(sigma).float()
-    later = torch.minimum(time + LATER * (time - first), last)
-    return torch.stack([sampling.sigma(one) for one in later]).to(sigma.device)  # some schedules take one time only
+def time_draw(course: Course, level: float) -> float:
+    """A unit normal number that belongs to a step."""
+    return float(torch.randn((), generator=course.generator(TIME_STREAM, round(level * 1e6))))
+
+
+def other_sigma(sampling: Any, sigma: Tensor, n: float) -> Tensor:
+    """The noise level, [B], at which the network is told (1 + s n) times as much time since the picture, by bisection.
+
+    (A schedule's own `sigma` is no inverse of its `timestep` for all models: Flux is told sigma itself.)
+    """
+    level = sigma.double().cpu()
+    low, high = (torch.full_like(level, float(end)) for end in (sampling.sigma_min, sampling.sigma_max))
+    time, first = (sampling.timestep(one.float()).double() for one in (level, low))
+    wanted = time + SPREAD * n * (time - first)
+    for _ in range(50):
+        middle = (low * high).sqrt()
+        below = sampling.timestep(middle.float()).double() < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high.to(sigma)
 
 
 def told_another_time(

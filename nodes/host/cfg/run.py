@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....guidance.cfg import OUTPUTS, RESULT, Branch, Memory, Mix, combine, renoised_scale, similarity
+from ....guidance.cfg import RESULT, Branch, Memory, Mix, combine, similarity
+from ....guidance.samplers import PRESENT, renoised_scale
 from ....guidance.tensors import append_dims
 from ....guidance.weight import Weight
 from ..model import is_pixel_model
 from ..run import SAME, Course, Feature, attach, attached, state_in
+from ..sampling import Steps
 from .coverage import Covers, both, own_conds, towards
 from .plan import OWN_SCALE, Plan
 
@@ -34,6 +35,7 @@ class CFGRun:
 
     course: Course
     plan: Plan
+    steps: Steps | None = None  # of CFG++
     memory: Memory = field(default_factory=dict)
     skipping: Tensor | None = None  # [B] bool
     covers: Covers = field(init=False)
@@ -42,14 +44,12 @@ class CFGRun:
         self.covers = Covers(self.course)
 
     def scale(self, weight: Weight, timestep: Tensor) -> float:
-        """The main condition's scale at this look; 1 is off."""
-        if weight.always and self.plan.renoised is None:
-            return weight.value
-        sigma = self.course.level(timestep)
-        if self.plan.renoised is not None:
-            value = renoised_scale(self.plan.renoised, sigma, self.course.following(sigma), self.course.flow)
-            weight = replace(weight, value=value)
-        return weight.above(1.0, self.course.progress_of(sigma))
+        """The main condition's scale at this look of the sampler; 1 is off."""
+        if self.steps is not None:
+            assert self.plan.renoised is not None
+            self.steps.look(timestep)
+            weight = replace(weight, value=renoised_scale(self.steps.move(), self.plan.renoised))
+        return weight.value if weight.always else weight.above(1.0, self.course.progress_at(timestep))
 
     def stands_still(self, timestep: Tensor) -> bool:
         """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity.
@@ -91,20 +91,15 @@ def _settled(mix: Mix, denoised: Tensor) -> Mix:
 
 
 def slope_of(sampling: Any, sigma: Tensor) -> Tensor:
-    """The slope of a Mix for a model's own output, [B]."""
-    kind = "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "eps"
-    return OUTPUTS[kind](sigma.float() / float(getattr(sampling, "sigma_data", 1.0)))
+    """The slope of a Mix for a model's own output, [B], whatever it predicts: eps, v, x0, a velocity."""
+    one = sigma.new_ones(len(sigma), 1, dtype=torch.float32)
+    return sampling.calculate_denoised(sigma.float(), torch.zeros_like(one), one).expand(len(sigma), 1)[:, 0]
 
 
 def begin(course: Course, plan: Plan, node: str) -> CFGRun:
     """A fresh state. Raises ValueError, in the node's name, for plans that don't fit model or sampler."""
     if plan.zero_init and not course.flow:
         raise ValueError(f"{node}: zero_init holds a flow still, and this model is none; set zero_init to 0")
-    if plan.renoised is not None and "cfg_pp" in course.sampler_name:
-        raise ValueError(
-            f"{node}: the method CFG++ would be applied twice, for the sampler {course.sampler_name[7:]} is CFG++ "
-            "itself; choose the sampler euler or ddim, or the method constant"
-        )
     if plan.zero_init and "cfg_pp" in course.sampler_name:
         raise ValueError(
             f"{node}: at the steps of zero_init nothing is predicted, which cfg_pp samplers need; set zero_init to 0, "
@@ -124,7 +119,28 @@ def begin(course: Course, plan: Plan, node: str) -> CFGRun:
             node,
             ", ".join(plan.remembering),
         )
-    return CFGRun(course, plan)
+    return CFGRun(course, plan, None if plan.renoised is None else _renoising(course, node))
+
+
+def _renoising(course: Course, node: str) -> Steps:
+    """The run's sampler, for CFG++. Raises ValueError, in the node's name, for those of which it can't be made."""
+    steps = Steps(course)
+    if "cfg_pp" in steps.name:
+        raise ValueError(
+            f"{node}: the method CFG++ would be applied twice, for the sampler {steps.name} is CFG++ itself; choose "
+            "the sampler euler or ddim, or the method constant"
+        )
+    if not steps.known:
+        raise ValueError(
+            f"{node}: how far the sampler {steps.name} carries a prediction isn't known, so the method CFG++ can't be "
+            f"made of it; choose one of {', '.join(PRESENT)}, ddim, or another method"
+        )
+    for index in range(len(steps.levels) - 1):
+        try:
+            renoised_scale(steps.move(index), 1.0)
+        except ValueError as error:
+            raise ValueError(f"{node}: {error}") from error
+    return steps
 
 
 def _refuse_taken_slot(options: dict[str, Any], node: str) -> None:

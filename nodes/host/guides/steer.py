@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,7 @@ from ....guidance.combine import EXACT, Steered, steer
 from ....guidance.gradient import Term
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
-from ....guidance.samplers import SAMPLERS, first_order, move
-from ....guidance.sampling import without_repeats
+from ....guidance.samplers import first_order
 from ....guidance.step import Step
 from ....guidance.tensors import append_dims
 from ....guidance.views import crops
@@ -24,7 +23,7 @@ from ..gradients import autograd_on
 from ..model import is_pixel_model
 from ..pictures import Decoder, area
 from ..run import HANDOVER, SAME, Course, Handover
-from ..sampling import ETA, INDICES, PUBLISHED
+from ..sampling import INDICES, Steps
 from .application import THROUGH, VIEW_DETAIL, Application
 from .energies import clean_energy, colour_energy, noisy_energy
 from .guide import COLOURS_ONLY, LAMBDA, Guide
@@ -143,17 +142,13 @@ def _step(course: Course, x: Tensor, sigma: Tensor, denoised: Tensor, pull_back:
 
 def _now(course: Course, sigma: float) -> float:
     """How far the sampler's step moves x for a shift of the prediction by 1; as the ODE does where it isn't known."""
-    levels = without_repeats(course.sigmas)
+    steps = Steps(course)
+    levels = steps.levels
     index = min(max(sum(level >= sigma * (1 - SAME) for level in levels) - 1, 0), len(levels) - 2)
     if index < 0 or levels[index + 1] >= levels[index]:
         return 1.0
-    options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
-    name, eta = course.sampler_name.removeprefix("sample_"), 0.0
-    if name in SAMPLERS:
-        return move(name, options, levels, index, course.flow).now
-    if name == PUBLISHED:
-        eta = options[ETA](sigma) if callable(options[ETA]) else options[ETA]
-    return first_order(levels[index], levels[index + 1], eta, course.flow).now
+    step = steps.move(index) if steps.known else first_order(*levels[index : index + 2], 0.0, course.flow)
+    return step.now
 
 
 def _look(run: GuidedRun, job: Job, step: Step) -> None:

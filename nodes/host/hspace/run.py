@@ -18,7 +18,7 @@ from ..run import Course, Feature, attach, attached, state_in
 from .edit import BOTH, COND, Edits, Place, Prediction, bottleneck_of
 from .halves import Halves, Options, halves_of
 from .rows import ROWS, asked, is_uncond, names_of, views_of
-from .steps import Steps
+from .steps import EditedSteps
 
 KEY = "diffusion_guidance_hspace"
 MARGIN = 1.5  # of memory, as the host keeps it where it batches conditions
@@ -44,7 +44,7 @@ class EditedRun:
 
     course: Course
     jobs: Sequence[Edits]
-    steps: Steps | None  # None: no edit is asymmetric
+    steps: EditedSteps | None  # None: no edit is asymmetric
 
     @cached_property
     def networks(self) -> list[Any]:
@@ -82,7 +82,7 @@ def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
     jobs = [part for part in parts if part.rising or not course.rising]
     if not jobs:
         return None
-    return EditedRun(course, jobs, Steps(course) if any(job.asymmetric for job in jobs) else None)
+    return EditedRun(course, jobs, EditedSteps(course) if any(job.asymmetric for job in jobs) else None)
 
 
 def _around_predictions(

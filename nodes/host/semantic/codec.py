@@ -12,9 +12,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....guidance.directions import FITS, Linear, cross_validated, orthogonal
+from ....guidance.directions import FITS, Linear, accepted, cross_validated, orthogonal
 from ....guidance.latents import moved, normalised, sample_prior
-from ....guidance.noise import initial_noise
+from ....guidance.noise import initial_noise, own_noise
 from ....guidance.sampling import respaced, respacing_of
 from ....guidance.views import centred
 from ....models.architecture import Checkpoint, Facts
@@ -26,6 +26,7 @@ from .direction import Direction, Semantic
 
 PRIOR_SCHEDULE = "const0.008"
 ROUNDS = 200  # candidates for each picture of a few-shot batch
+CHANCE = 5  # of the random numbers by which candidates are kept: apart from other noise of the same seed
 
 
 class Codec:
@@ -136,33 +137,44 @@ class Codec:
     def sample(
         self, seed: int, count: int, steps: int, direction: Direction | None, threshold: float
     ) -> tuple[Semantic, dict[str, Any]]:
-        """New codes from the latent prior; with a direction only those of its kind. Code i depends on seed + i alone.
+        """New codes from the latent prior; with a direction only those of its kind, each kept with its probability.
 
-        Raises ValueError for files without a prior, and where nothing of the kind is found in 200 candidates a code.
+        Code i depends on seed + i alone. Raises ValueError for files without a prior, and where nothing of the kind is
+        found in 200 candidates a code.
         """
         if self.facts.semantic and not hasattr(self.network, "latent_net"):
             raise ValueError(f"{self.name} has no latent prior; use a file with one (its name often says latent)")
         mean, std = self.statistics(direction)
         mm.load_models_gpu([self.patcher])
-        accepted: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}
         drawn = 0
         for turn in range(ROUNDS if direction is not None else 1):
-            waiting = [k for k in range(count) if k not in accepted]
+            waiting = [k for k in range(count) if k not in kept]
             if not waiting:
                 break
             codes = self._candidates(seed + 1_000_003 * turn, waiting, steps)
             drawn += len(codes)
-            for k, code in zip(waiting, codes, strict=True):
-                if direction is None or float(direction.line.log_odds(code).sigmoid()) >= threshold:
-                    accepted[k] = code
-        report = {"drawn": drawn, "accepted": len(accepted), "acceptance_rate": round(len(accepted) / drawn, 4)}
-        if len(accepted) < count:
-            raise ValueError(
-                f"of {drawn} sampled codes {len(accepted)} had the attribute with probability {threshold:g}, {count} "
-                "are needed; lower threshold"
+            fits = (
+                [True] * len(codes)
+                if direction is None
+                else self._fit(codes, direction, threshold, seed, waiting, turn)
             )
-        codes = torch.stack([accepted[k] for k in range(count)])
+            kept |= {k: code for k, code, fit in zip(waiting, codes, fits, strict=True) if fit}
+        report = {"drawn": drawn, "accepted": len(kept), "acceptance_rate": round(len(kept) / drawn, 4)}
+        if len(kept) < count:
+            raise ValueError(
+                f"of {drawn} sampled codes {len(kept)} were kept as having the attribute with a probability of at "
+                f"least {threshold:g}, {count} are needed; lower threshold"
+            )
+        codes = torch.stack([kept[k] for k in range(count)])
         return self.semantic(codes * std + mean), report
+
+    def _fit(
+        self, codes: Tensor, direction: Direction, threshold: float, seed: int, indices: list[int], turn: int
+    ) -> list[bool]:
+        """Which candidates have the attribute, by chance."""
+        uniform = torch.special.ndtr(own_noise([len(codes), 1], seed, indices, CHANCE, turn)[:, 0])
+        return accepted(direction.line.log_odds(codes).sigmoid(), uniform, threshold).tolist()
 
     def _candidates(self, seed: int, indices: list[int], steps: int) -> Tensor:
         """Normalised codes [n D], by DDIM on the prior."""

@@ -1,0 +1,1 @@
+"""One workflow, many settings, many machines. `python -m sweep --help`."""

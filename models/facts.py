@@ -1,0 +1,112 @@
+"""What a user of a network must know and its weights don't say, and which of it can be true."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .schedule import BETAS
+
+LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
+SPACES, PREDICTIONS = ("pixels", "haar"), ("eps", "flow")
+LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
+JSON_FACTS = ("class_names", "class_groups")
+NUMBERS = ("image_size", "no_class", "training_steps", "rescale_timesteps")
+TEXTS = ("schedule", "space", "prediction")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a user of the network must know and its weights don't say by themselves.
+
+    Raises ValueError for what can't be true of any network.
+    """
+
+    image_size: int
+    """Side in pixels of the pictures it was trained on."""
+    schedule: str = "linear"
+    """Name of its noise schedule (`models.schedule.BETAS`)."""
+    training_steps: int = 1000
+    """Timesteps of that schedule."""
+    rescale_timesteps: bool = False
+    """The network is told t * 1000 / training_steps and not t (`rescale_timesteps` of the published code)."""
+    class_names: tuple[str, ...] = ()
+    """Names of its classes in order; empty for a network without classes."""
+    class_groups: tuple[int, ...] = ()
+    """Classifier only: sizes of consecutive groups of classes, one softmax each."""
+    no_class: int | None = None
+    """Label that means "no class" in a class-conditional model trained with label dropout."""
+    learned_variance: bool = False
+    """The second half of the output channels interpolates the variance."""
+    low_res_channels: int = 0
+    """Channels of a low-resolution picture that an upsampler takes beside its input."""
+    space: str = "pixels"
+    """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
+    prediction: str = "eps"
+    """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
+    noise_aware: bool = False
+    """Encoder only: it takes noisy pictures and their noise level."""
+    semantic: int = 0
+    """Diffusion autoencoder only: numbers in z_sem, which every prediction needs."""
+    guide_scales: Mapping[str, float] = field(default_factory=dict)
+    """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in LIMITS.items():
+            _check(least <= getattr(self, name) <= most, name, getattr(self, name), f"{least} to {most} are possible")
+        for name, known in (("schedule", BETAS), ("space", SPACES), ("prediction", PREDICTIONS)):
+            _check(getattr(self, name) in known, name, repr(getattr(self, name)), f"there are {', '.join(known)}")
+        _check(self.rescale_timesteps in (0, 1), "rescale_timesteps", self.rescale_timesteps, "0 or 1 is possible")
+        named = all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in self.class_names)
+        _check(named, "class_names", "no list of names", f"each has 1 to {LONGEST_NAME} letters")
+        groups, classes = self.class_groups, len(self.class_names)
+        sizes = all(type(size) is int and size > 0 for size in groups) and sum(groups) == classes
+        _check(not groups or sizes, "class_groups", "no list of sizes", f"they are those of {classes} classes together")
+        scales = self.guide_scales.values()
+        finite = all(isinstance(scale, int | float) and math.isfinite(scale) for scale in scales)
+        _check(finite, "guide_scales", "no list of scales", "each is a finite number")
+
+
+def _check(holds: bool, name: str, found: Any, possible: str) -> None:
+    if not holds:
+        raise ValueError(f"its {name} is {found}; {possible}")
+
+
+def of_json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    """What a file says under a key. Raises ValueError where that is no JSON, or of another kind."""
+    try:
+        found = json.loads(metadata[key])
+    except KeyError:
+        raise ValueError(f"its {key} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its {key} is no JSON ({error})") from error
+    _check(isinstance(found, kind), key, f"a {type(found).__name__}", f"a {kind.__name__} is needed")
+    return found
+
+
+def stated(read: Facts, metadata: Mapping[str, str], classes: int) -> Facts:
+    """Facts of our own files: what the metadata states goes before what the configuration implies.
+
+    `classes` are those that the network has a number or a row for. Raises ValueError for what can't be true of it.
+    """
+    found: dict[str, Any] = {key: tuple(of_json(metadata, key, list)) for key in JSON_FACTS if key in metadata}
+    found |= {key: of_json(metadata, key, int) for key in NUMBERS if key in metadata}
+    found |= {key: metadata[key] for key in TEXTS if key in metadata}
+    if "guide_scales" in metadata:
+        found["guide_scales"] = of_json(metadata, "guide_scales", dict)
+    facts = replace(read, **found)
+    names = len(facts.class_names)
+    _check(names <= classes, "class_names", f"a list of {names}", f"the network has {classes} classes")
+    known = facts.no_class is None or 0 <= facts.no_class < classes
+    _check(known, "no_class", facts.no_class, f"the network has {classes} classes, the first is 0")
+    return facts
+
+
+def written(facts: Facts) -> dict[str, str]:
+    """What `stated` reads."""
+    found = {key: json.dumps(getattr(facts, key)) for key in JSON_FACTS}
+    found |= {key: str(int(getattr(facts, key))) for key in NUMBERS if getattr(facts, key) is not None}
+    return found | {key: getattr(facts, key) for key in TEXTS}

@@ -1,0 +1,102 @@
+"""Numbers of every node: NaN, infinite ones and those outside a widget's limits are refused, typed or linked."""
+
+import asyncio
+import math
+
+import pytest
+
+pytestmark = pytest.mark.host
+BAD = ("NaN", "infinity", "-infinity", "below", "above")
+
+
+def numbers_of(inputs, chosen=(), prefix=""):
+    """(name, its input, {name: option} that shows it) of each number, those of dynamic inputs too."""
+    from comfy_api.latest import io
+
+    for entry in inputs:
+        name = f"{prefix}{entry.id}"
+        if isinstance(entry, io.Int.Input | io.Float.Input):
+            yield name, entry, dict(chosen)
+        elif isinstance(entry, io.DynamicCombo.Input):
+            for option in entry.options:
+                yield from numbers_of(option.inputs, (*chosen, (name, option.key)), f"{name}.")
+        elif isinstance(entry, io.Autogrow.Input):
+            yield from numbers_of(entry.template.get_all(), chosen, f"{name}.")
+
+
+@pytest.fixture(scope="module")
+def numbers(pack_nodes):
+    return [(node, *found) for node in pack_nodes.values() for found in numbers_of(node.GET_SCHEMA().inputs)]
+
+
+def bad_value(entry, kind):
+    from comfy_api.latest import io
+
+    beyond = {"below": entry.min - 1, "above": entry.max + 1}
+    value = beyond[kind] if kind in beyond else float(kind)
+    return value if not math.isfinite(value) or isinstance(entry, io.Int.Input) else float(value)
+
+
+def nested(name, value, chosen):
+    """Values as a node gets them: those of a dynamic input under its name."""
+    given = {key: {key: option} for key, option in chosen.items()}
+    outer, dot, inner = name.partition(".")
+    if dot:
+        given.setdefault(outer, {})[inner] = value
+    else:
+        given[name] = value
+    return given
+
+
+def hosts_word(node_id, name, value, chosen):
+    """What the host says of a typed value before anything runs: details of its errors."""
+    import execution
+
+    import nodes
+
+    prompt = {"1": {"class_type": node_id, "inputs": {**chosen, name: value}}}
+    nodes.NODE_CLASS_MAPPINGS[node_id] = hosts_word.classes[node_id]
+    _, errors, _ = asyncio.run(execution.validate_inputs("test", prompt, "1", {}))
+    return [error for error in errors if error["extra_info"].get("input_name") == name]
+
+
+def test_there_are_numbers_of_every_kind_and_each_has_limits(numbers):
+    assert len(numbers) > 100
+    assert any("." in name for _, name, *_ in numbers)
+    for node, name, entry, _ in numbers:
+        assert entry.min is not None and entry.max is not None and entry.min < entry.max, (node, name)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_linked_number_that_is_bad_is_refused_in_one_sentence_with_node_and_input(numbers, kind):
+    for node, name, entry, chosen in numbers:
+        with pytest.raises(ValueError) as caught:
+            node.PREPARE_CLASS_CLONE(None).execute(**nested(name, bad_value(entry, kind), chosen))
+        schema = node.GET_SCHEMA()
+        start = f"{schema.display_name} ({schema.node_id}), input '{name}': "
+        assert str(caught.value).startswith(start) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_typed_number_that_is_bad_is_refused_by_the_host_or_by_the_node(numbers, pack_nodes, kind):
+    hosts_word.classes = pack_nodes
+    for node, name, entry, chosen in numbers:
+        value = bad_value(entry, kind)
+        if not hosts_word(node.GET_SCHEMA().node_id, name, value, chosen):
+            with pytest.raises(ValueError, match=f"input '{name}': "):
+                node.PREPARE_CLASS_CLONE(None).execute(**nested(name, value, chosen))
+
+
+@pytest.mark.parametrize("value", ["7", None, 10**5000, True, 2.5], ids=["text", "none", "huge", "bool", "fraction"])
+def test_a_linked_value_of_another_kind_or_size_is_refused(pack_nodes, value):
+    node = pack_nodes["Guidance_EmptyPixelLatent"]
+    with pytest.raises(ValueError, match=r"input 'width': .*8 (to|from)|from 8 to 4096"):
+        node.PREPARE_CLASS_CLONE(None).execute(width=value, height=32, batch_size=1)
+
+
+def test_the_limits_themselves_are_possible(numbers):
+    from pack.nodes.host.errors import check_numbers
+
+    for _, _, entry, _ in numbers:
+        for value in (entry.min, entry.max, entry.default):
+            check_numbers([entry], {entry.id: value})
