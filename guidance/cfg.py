@@ -73,7 +73,7 @@ class Mix:
         It has the sign of the main condition's scale - 1.
         """
         first, *rest = (_spread(branch.scale, self.x.ndim) for branch in self.branches)
-        first = first - 1 if isinstance(first, Tensor) else self.x.new_full((), first - 1)
+        first = (first - 1).to(self.x) if isinstance(first, Tensor) else self.x.new_full((), first - 1)
         size = abs(first) + sum(abs(scale) for scale in rest)
         return torch.where(first < 0, -size, size)
 

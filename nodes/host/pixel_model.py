@@ -280,6 +280,6 @@ def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
 
 def clamp(arguments: dict[str, Any]) -> Tensor:
     """A post-CFG function."""
-    facts = getattr(arguments.get("model"), "facts", Facts(image_size=0))
-    space = SPACES[facts.space]
+    facts: Facts | None = getattr(arguments.get("model"), "facts", None)
+    space = SPACES["pixels" if facts is None else facts.space]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))
