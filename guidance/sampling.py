@@ -16,15 +16,20 @@ from torch import Tensor
 
 from .score import guided_denoised
 
+FAST27 = (10, 10, 3, 2, 2)
+
 
 def respaced(respacing: str, steps: int = 1000) -> list[int]:
     """Retained timesteps in ascending order.
 
     "ddimN": N steps of one integer stride from 0. "a,b,c": equal sections of the chain, so many steps in each, first
-    and last included (Nichol & Dhariwal 2021). "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises
-    ValueError for anything else and for counts that don't fit.
+    and last included (Nichol & Dhariwal 2021). "fast27": GLIDE's "10,10,3,2,2" with its last step, 999, moved to 997.
+    "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises ValueError for anything else and for
+    counts that don't fit.
     """
     text = respacing.strip().lower()
+    if text == "fast27":
+        return [*_sections(FAST27, steps)[:-1], steps - 3]
     try:
         if text.startswith("ddim"):
             return _one_stride(int(text[4:]), steps)
@@ -35,7 +40,7 @@ def respaced(respacing: str, steps: int = 1000) -> list[int]:
         if "respacing" in str(error):
             raise
         raise ValueError(
-            f'respacing {respacing!r} can\'t be read; write "250", "ddim25", "10,10,3,2,2" or "linspace40"'
+            f'respacing {respacing!r} can\'t be read; write "250", "ddim25", "10,10,3,2,2", "fast27" or "linspace40"'
         ) from error
     return _sections(counts, steps)
 

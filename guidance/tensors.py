@@ -11,9 +11,9 @@ def append_dims(value: Tensor, ndim: int) -> Tensor:
     return value.reshape(value.shape + (1,) * (ndim - value.ndim))
 
 
-def repeated(value: Tensor, times: int) -> Tensor:
-    """[B ...] -> [times B ...], the whole batch again and again."""
-    return value if times == 1 else value.repeat(times, *[1] * (value.ndim - 1))
+def repeated(value: Tensor, rows: int) -> Tensor:
+    """[B ...] -> [rows ...], the whole batch again and again."""
+    return value if rows == len(value) else value.repeat(rows // len(value), *[1] * (value.ndim - 1))
 
 
 def norm(value: Tensor) -> Tensor:

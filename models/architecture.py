@@ -47,6 +47,8 @@ class Architecture(Generic[ConfigT]):
     facts: Callable[[ConfigT], Facts]
     ignored: tuple[str, ...] = ()
     """Beginnings of keys that files have and the network doesn't need."""
+    inputs: tuple[int, ...] = ()
+    """Channels of its input beside those of a picture, or of two in an upsampler."""
     beside: tuple[str, ...] = ()
     """Keys that stand beside the network's: kept apart, where a file has them."""
     guesses: Callable[[ConfigT], dict[str, str]] = lambda config: {}
@@ -220,7 +222,7 @@ def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
     if family.kind == "encoder":
         return
     given, upsampler = config.in_channels, family.kind == "model" and config.in_channels == 2 * COLOURS
-    if given != COLOURS and not upsampler:
+    if given != COLOURS and not upsampler and given not in family.inputs:
         what = "grey pictures" if given == 1 else "latents of an autoencoder" if given == 4 else "something else"
         raise CheckpointError(
             f"{name} is {family.title} whose input has {given} channel{'s' * (given > 1)} ({what}); 3 colour channels "

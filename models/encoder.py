@@ -11,6 +11,10 @@ from torch import Tensor
 STYLE, DIFFERENCE, SELF_SIMILARITY = "style", "difference", "self-similarity"
 
 
+class NoTextsError(ValueError):
+    """An encoder that reads no texts was given one."""
+
+
 class ImageEncoder(Protocol):
     """Pictures [B 3 H W] in [-1, 1], of the encoder's own size; t [B] is the noise level of noise-aware networks,
     which take x_t, and means nothing to the others. Raises ValueError for what an encoder hasn't got."""
@@ -34,7 +38,7 @@ class ImageEncoder(Protocol):
         ...
 
     def embed_text(self, text: str) -> Tensor:
-        """[1 D] in the space of `embed`, not normalised."""
+        """[1 D] in the space of `embed`, not normalised. Raises NoTextsError where there is no text tower."""
         ...
 
 

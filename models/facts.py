@@ -43,6 +43,10 @@ class Facts:
     """The second half of the output channels interpolates the variance."""
     low_res_channels: int = 0
     """Channels of a low-resolution picture that an upsampler takes beside its input."""
+    kept_channels: int = 0
+    """Channels of what inpainting keeps, the picture where it is known and the mask, beside the input."""
+    vocabulary: str = ""
+    """Whose tokens a text-conditional model reads; empty for a model that reads none."""
     space: str = "pixels"
     """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
     prediction: str = "eps"
@@ -53,6 +57,8 @@ class Facts:
     """Diffusion autoencoder only: numbers in z_sem, which every prediction needs."""
     guide_scales: Mapping[str, float] = field(default_factory=dict)
     """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
+    logit_scale: float = 100.0
+    """Encoder only: what its cosines are multiplied by before a softmax, where its file doesn't say it."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in LIMITS.items():

@@ -9,12 +9,14 @@ from . import (
     hspace,
     hspace_pictures,
     hspace_training,
+    judging,
     loaders,
     pictures,
     pixels,
     sampling,
     semantic,
     semantic_loaders,
+    text_conditioning,
 )
 from .host.files import register_folders
 
@@ -37,4 +39,6 @@ class GuidanceExtension(ComfyExtension):
             *hspace_training.NODES,
             *pixels.NODES,
             *pictures.NODES,
+            *judging.NODES,
+            *text_conditioning.NODES,
         ]

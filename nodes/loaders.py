@@ -51,9 +51,9 @@ class LoadModel(GuidanceNode):
             node_id="Guidance_LoadModel",
             display_name="Load Guidance Model",
             category="guidance/loaders",
-            description="Loads a published pixel diffusion model (ADM, P2) or one of the pack's small ones as a normal "
-            "MODEL, with the VAE that turns its pictures into images.",
-            search_aliases=["ADM", "guided diffusion", "pixel diffusion", "classifier guidance"],
+            description="Loads a published pixel diffusion model (ADM, P2, GLIDE) or one of the pack's small ones as a "
+            "normal MODEL, with the VAE that turns its pictures into images.",
+            search_aliases=["ADM", "GLIDE", "guided diffusion", "pixel diffusion", "classifier guidance"],
             inputs=[
                 io.Combo.Input(
                     "model_name",

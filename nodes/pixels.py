@@ -99,10 +99,13 @@ class UpscaleConditioning(GuidanceNode):
             node_id="Guidance_UpscaleConditioning",
             display_name="Upscale Conditioning",
             category="guidance/sampling",
-            description="Gives an upsampler (ADM's 64 to 256 and 128 to 512) the small picture that it enlarges.",
+            description="Gives an upsampler (ADM's 64 to 256 and 128 to 512, GLIDE's 64 to 256) the small picture that "
+            "it enlarges.",
             search_aliases=["super resolution", "cascade", "upsampler"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="Class Conditioning of the upsampler."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="Class Conditioning or Text Conditioning of the upsampler."
+                ),
                 io.Image.Input(
                     "image", tooltip="The small picture, for instance the first stage's. Image i goes to image i."
                 ),
@@ -113,7 +116,7 @@ class UpscaleConditioning(GuidanceNode):
     @classmethod
     def run(cls, conditioning: list[Any], image: Tensor) -> io.NodeOutput:
         with about("image"):
-            low_res = to_pixels(image)
+            low_res = (to_pixels(image).add(1).mul(127.5).round() / 127.5) - 1  # 8 bits, as published
         return io.NodeOutput(with_picture(conditioning, low_res))
 
 

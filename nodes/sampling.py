@@ -209,7 +209,8 @@ class RespacedSigmas(GuidanceNode):
                 io.String.Input(
                     "respacing",
                     default="ddim25",
-                    tooltip='"250" (evenly, both ends), "ddim25" (one stride), "10,10,3,2,2" (sections), "linspace40".',
+                    tooltip='"250" (evenly, both ends), "ddim25" (one stride), "10,10,3,2,2" (sections), "fast27" '
+                    '(those of GLIDE, with 997 for 999), "linspace40".',
                 ),
             ],
             outputs=[io.Sigmas.Output()],

@@ -5,7 +5,7 @@ import ast
 import pytest
 from conftest import ROOT
 
-PURE = {"torch", "safetensors", "kornia", "open_clip", "numpy"}
+PURE = {"torch", "safetensors", "kornia", "open_clip", "numpy", "tokenizers"}
 HOST = {"comfy", "comfy_extras", "folder_paths", "nodes", "execution", "server", "latent_preview", "node_helpers"}
 OURS = {"guidance", "models", "nodes", "training", "bench", "tests", "dev"}
 STANDARD = __import__("sys").stdlib_module_names

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from models.clip_noisy import OWN_LOGIT_SCALE
 from models.clip_noisy.network import ClipNoisy, ClipNoisyConfig
 from models.schedule import NoiseSchedule
 
@@ -36,7 +37,6 @@ CONFIG = ClipNoisyConfig(
     sharpness=6.0,
 )
 RECIPE = Recipe(images=400_000, batch=128, learning_rate=2e-3, weight_decay=0.02, seed=2, ema=0.998)
-LOGIT_SCALE = 30.0  # exp(30 cos) is the likelihood ratio that the loss fits, so 30 is the exact guidance scale
 # At weight 1, by their effect on scenes: text and content 8 and 4 x the exact scale (SDG's text: 4 x that of its CLIP).
 GUIDE_SCALES = {"text": 240.0, "content": 120.0, "difference": 50.0, "self-similarity": 600.0, "style": 4e5}
 
@@ -70,12 +70,12 @@ class NoisyContrast:
         fits = ((labels[:, None] == labels[None]) | ~keep[None]).all(2)  # [picture, caption]
 
         image, text = normalize(network.embed(x, t).float(), dim=1), normalize(network.text(words).float(), dim=1)
-        logits = LOGIT_SCALE * image @ text.T
+        logits = OWN_LOGIT_SCALE * image @ text.T
         to_text = cross_entropy(logits, fits / fits.sum(1, keepdim=True))
         to_image = cross_entropy(logits.T, fits.T / fits.T.sum(1, keepdim=True))
 
         singles = self.captions.singles(torch.rand((), generator=generator, device=device) < 0.3)
-        alone = LOGIT_SCALE * image @ normalize(network.text(singles).float(), dim=1).T
+        alone = OWN_LOGIT_SCALE * image @ normalize(network.text(singles).float(), dim=1).T
         groups = alone.split([len(names) for names in CLASSES.values()], dim=1)
         losses = torch.stack([cross_entropy(part, labels[:, k]) for k, part in enumerate(groups)])
 

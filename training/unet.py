@@ -82,8 +82,7 @@ class HybridLoss:
         at = {key: table[t][:, None, None, None] for key, table in self.tables.items()}
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         x = at["signal"] * x0 + at["noise"] * noise
-        y = choose_labels(scenes.attributes.labels(), generator)
-        eps, v = network(x, t, y).float().chunk(2, dim=1)
+        eps, v = self.predict(network, x, t, scenes, generator).float().chunk(2, dim=1)
 
         mse = (eps - noise).square().flatten(1).mean(1)
         predicted = (x - at["noise"] * eps.detach()) / at["signal"]
@@ -96,6 +95,10 @@ class HybridLoss:
 
         report = {"mse": mse.mean(), "bound": bound.mean(), **by_quarter(mse, t)}
         return self.balance(mse, t).mean() + bound.mean(), report
+
+    def predict(self, network: nn.Module, x: Tensor, t: Tensor, scenes: Scenes, generator: torch.Generator) -> Tensor:
+        """What the network makes of x_t, told something of the scenes: [B 6 H W]."""
+        return network(x, t, choose_labels(scenes.attributes.labels(), generator))
 
 
 METADATA = {

@@ -110,22 +110,22 @@ def unet_facts(config: UNetConfig) -> Facts:
 
 
 def unet_guesses(config: UNetConfig) -> dict[str, str]:
-    return {} if is_public(config) else {**_attention(config), **_training(unet_facts(config))}
+    return {} if is_public(config) else {**attention_guesses(config), **training_guesses(unet_facts(config))}
 
 
 def classifier_guesses(config: ClassifierConfig) -> dict[str, str]:
     public = config.out_channels == IMAGENET and config.model_channels == 128
     if public and (config.image_size, config.num_res_blocks) in CLASSIFIERS:
         return {}
-    guessed = {**_attention(config), **_training(classifier_facts(config))}
+    guessed = {**attention_guesses(config), **training_guesses(classifier_facts(config))}
     return {key: value for key, value in guessed.items() if key != "image_size"}  # its positions tell that
 
 
-def _attention(config: EncoderConfig) -> dict[str, str]:
+def attention_guesses(config: EncoderConfig) -> dict[str, str]:
     return {"heads": heads_of(config), "attention_order": "new" if config.new_attention_order else "legacy"}
 
 
-def _training(facts: Facts) -> dict[str, str]:
+def training_guesses(facts: Facts) -> dict[str, str]:
     return {
         "schedule": facts.schedule,
         "training_steps": str(facts.training_steps),
@@ -178,7 +178,7 @@ UNET: Architecture[UNetConfig] = Architecture(
         "output_blocks.0.0.in_layers.0.weight",
         "out.2.weight",
     ),
-    absent=("middle_block.1.encoder_kv.weight", "encoder.out.3.weight"),
+    absent=("middle_block.1.encoder_kv.weight", "transformer_proj.weight", "encoder.out.3.weight"),
     read_config=read_unet,
     parse_config=lambda config: UNetConfig(**tuples(config)),
     build=UNet,

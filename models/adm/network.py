@@ -1,5 +1,8 @@
 """The networks of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): a U-Net and the classifier on its encoder half.
 
+One set of options makes the U-Net read texts, as GLIDE (Nichol et al. 2021, arXiv 2112.10741), unCLIP's decoder and
+DeepFloyd's IF do: keys and values of `Text.states` stand before those of the pixels in every attention.
+
 Parameter names are those of the published files. Layers come from `operations`, so that a host can cast and offload
 them; normalisation, embeddings and the last layer run in float32 whatever the activations are.
 """
@@ -13,9 +16,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import avg_pool2d, interpolate, pad, scaled_dot_product_attention
 
-from ..layers import Attention, EditH, normalised
+from ..layers import Attention, EditH, Text, normalised
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "gelu": nn.GELU}
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,15 @@ class EncoderConfig:
     scale_shift_norm: bool = True
     resblock_updown: bool = True
     groups: int = 32
+    activation: str = "silu"  # of ACTIVATIONS
+    middle_attention: bool = True
+    text_width: int | None = None  # of the text states that attention looks at; None: it looks at pixels alone
+    text_norm: bool = False  # a group norm over width and length of the states
+    text_only: tuple[int, ...] = ()  # down-sampling factors where pixels look at the text and not at each other
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"its activation is {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
 
     @property
     def embedding(self) -> int:
@@ -79,6 +93,9 @@ class Layers:
     def norm(self, channels: int) -> nn.Module:
         return self.operations.GroupNorm(self.config.groups, channels, **self.factory)
 
+    def activate(self) -> nn.Module:
+        return ACTIVATIONS[self.config.activation]()
+
     def heads(self, channels: int) -> int:
         """Raises ValueError where the channels can't be split so."""
         config = self.config
@@ -94,7 +111,7 @@ class Layers:
 
     def time_embed(self) -> nn.Sequential:
         width, embedding = self.config.model_channels, self.config.embedding
-        return nn.Sequential(self.linear(width, embedding), nn.SiLU(), self.linear(embedding, embedding))
+        return nn.Sequential(self.linear(width, embedding), self.activate(), self.linear(embedding, embedding))
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -120,14 +137,18 @@ class ResBlock(Block):
         super().__init__(layers, channels, outputs, resize)
         self.resize = resize
         self.scale_shift = layers.config.scale_shift_norm
-        self.in_layers = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, outputs))
+        self.in_layers = nn.Sequential(layers.norm(channels), layers.activate(), layers.conv(channels, outputs))
         embedding = layers.config.embedding
-        self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(embedding, outputs * (2 if self.scale_shift else 1)))
-        self.out_layers = nn.Sequential(layers.norm(outputs), nn.SiLU(), nn.Identity(), layers.conv(outputs, outputs))
+        self.emb_layers = nn.Sequential(
+            layers.activate(), layers.linear(embedding, outputs * (2 if self.scale_shift else 1))
+        )
+        self.out_layers = nn.Sequential(
+            layers.norm(outputs), layers.activate(), nn.Identity(), layers.conv(outputs, outputs)
+        )
         self.skip_connection = nn.Identity() if channels == outputs else layers.conv(channels, outputs, kernel=1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = silu(normalised(self.in_layers[0], x))
+        h = self.in_layers[1](normalised(self.in_layers[0], x))
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.in_layers[2](h)
@@ -137,38 +158,53 @@ class ResBlock(Block):
             h = torch.addcmul(shift, normalised(self.out_layers[0], h), 1 + scale)
         else:
             h = normalised(self.out_layers[0], h + emb)
-        return self.skip_connection(x) + self.out_layers[3](silu(h))
+        return self.skip_connection(x) + self.out_layers[3](self.out_layers[1](h))
 
 
-def split_heads(qkv: Tensor, heads: int, new_order: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """[B 3C N] -> q, k, v [B heads N d]. The legacy order holds q, k, v inside each head, the new one the reverse."""
+def split_heads(qkv: Tensor, heads: int, new_order: bool, parts: int = 3) -> list[Tensor]:
+    """[B parts*C N] -> q, k, v [B heads N d]. The legacy order holds them inside each head, the new one the reverse."""
     batch, width, length = qkv.shape
-    depth = width // (3 * heads)
+    depth = width // (parts * heads)
     if new_order:
-        parts = qkv.view(batch, 3, heads, depth, length).unbind(1)
+        split = qkv.view(batch, parts, heads, depth, length).unbind(1)
     else:
-        parts = qkv.view(batch, heads, 3, depth, length).unbind(2)
-    q, k, v = (part.transpose(-1, -2) for part in parts)
-    return q, k, v
+        split = qkv.view(batch, heads, parts, depth, length).unbind(2)
+    return [part.transpose(-1, -2) for part in split]
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over positions, with a residual."""
+    """Attention of positions to each other and, where there is one, to a text before them; with a residual."""
 
-    def __init__(self, layers: Layers, channels: int):
+    def __init__(self, layers: Layers, channels: int, text_only: bool = False):
         super().__init__()
+        config = layers.config
+        self.parts = 1 if text_only else 3
         self.norm = layers.norm(channels)
-        self.qkv = layers.conv1d(channels, 3 * channels)
+        self.qkv = layers.conv1d(channels, self.parts * channels)
         self.proj_out = layers.conv1d(channels, channels)
+        self.norm_encoder = layers.norm(config.text_width) if config.text_width and config.text_norm else None
+        self.encoder_kv = layers.conv1d(config.text_width, 2 * channels) if config.text_width else None
         self.heads = layers.heads(channels)
-        self.new_order = layers.config.new_attention_order
+        self.new_order = config.new_attention_order
         self.attention = layers.attention
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Text | None) -> Tensor:
         flat = x.flatten(2)
-        q, k, v = split_heads(self.qkv(normalised(self.norm, flat)), self.heads, self.new_order)
-        h = self.attention(q, k, v).transpose(-1, -2).reshape(flat.shape)
-        return x + self.proj_out(h).view(x.shape)
+        q, *kv = split_heads(self.qkv(normalised(self.norm, flat)), self.heads, self.new_order, self.parts)
+        kv, mask = self.seen(kv, text, flat.dtype) if text is not None else (kv, None)
+        h = self.attention(q, *kv) if mask is None else self.attention(q, *kv, mask)
+        return x + self.proj_out(h.transpose(-1, -2).reshape(flat.shape)).view(x.shape)
+
+    def seen(self, kv: list[Tensor], text: Text, dtype: torch.dtype) -> tuple[list[Tensor], Tensor | None]:
+        """Keys and values of the text before those of the pixels, and what may be looked at, [B 1 1 N]."""
+        assert self.encoder_kv is not None
+        states = text.states.to(dtype)
+        states = states if self.norm_encoder is None else normalised(self.norm_encoder, states)
+        words = split_heads(self.encoder_kv(states), self.heads, new_order=False, parts=2)
+        kv = [torch.cat(pair, dim=2) for pair in zip(words, kv, strict=True)] if kv else words
+        if text.mask is None:
+            return kv, None
+        return kv, pad(text.mask, (0, kv[0].shape[2] - text.mask.shape[1]), value=True)[:, None, None]
 
 
 class Downsample(nn.Module):
@@ -199,10 +235,13 @@ def double(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2, mode="nearest")
 
 
-def run(block: nn.Module, x: Tensor, emb: Tensor | None) -> Tensor:
+def run(block: nn.Module, x: Tensor, emb: Tensor | None, text: Text | None = None) -> Tensor:
     assert isinstance(block, nn.ModuleList)
     for layer in block:
-        x = layer(x, emb) if isinstance(layer, (Block, AttentionBlock, Downsample, Upsample)) else layer(x)
+        if isinstance(layer, AttentionBlock):
+            x = layer(x, text)
+        else:
+            x = layer(x, emb) if isinstance(layer, (Block, Downsample, Upsample)) else layer(x)
     return x
 
 
@@ -217,7 +256,7 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
             block: list[nn.Module] = [layers.block(layers, channels, outputs)]
             channels = outputs
             if 2**level in config.attention:
-                block.append(AttentionBlock(layers, channels))
+                block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
             blocks.append(nn.ModuleList(block))
             widths.append(channels)
         if level < len(config.channel_mult) - 1:
@@ -233,11 +272,12 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
 
 def middle(layers: Layers, channels: int) -> nn.ModuleList:
     first, last = (layers.block(layers, channels, channels) for _ in range(2))
-    return nn.ModuleList([first, AttentionBlock(layers, channels), last])
+    attends = layers.config.middle_attention
+    return nn.ModuleList([first, AttentionBlock(layers, channels), last] if attends else [first, last])
 
 
 class UNet(nn.Module):
-    """x [B in H W], t [B] (the published integer index), y [B] class or None -> [B out H W].
+    """x [B in H W], t [B] (the published integer index), y [B] class, Text or None -> [B out H W].
 
     With learned variance the last half of the output channels is the interpolation v (Nichol & Dhariwal 2021, eq. 15).
     """
@@ -268,36 +308,40 @@ class UNet(nn.Module):
                 block: list[nn.Module] = [layers.block(layers, channels + skips.pop(), outputs)]
                 channels = outputs
                 if 2**level in config.attention:
-                    block.append(AttentionBlock(layers, channels))
+                    block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
                 if level and index == config.num_res_blocks:
                     up = layers.block(layers, channels, channels, double) if config.resblock_updown else None
                     block.append(up or Upsample(layers, channels))
                 self.output_blocks.append(nn.ModuleList(block))
-        self.out = nn.Sequential(layers.norm(channels), nn.SiLU(), layers.conv(channels, config.out_channels))
+        self.out = nn.Sequential(layers.norm(channels), layers.activate(), layers.conv(channels, config.out_channels))
 
-    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """[B 4C] float32: time and, for a class-conditional network, class."""
+    def embed(self, t: Tensor, y: Tensor | Text | None) -> Tensor:
+        """[B 4C] float32: time and, where the network has one, class or the text's summary."""
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
-        return emb if y is None else emb + self.label_emb(y).to(emb)
+        if y is None:
+            return emb
+        return emb + (y.pooled if isinstance(y, Text) else self.label_emb(y)).to(emb)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, edit_h: EditH | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | Text | None = None, edit_h: EditH | None = None) -> Tensor:
         h, skips, emb = self.down_half(x, t, y)
-        return self.up_half(h if edit_h is None else edit_h(h, emb), skips, emb)
+        return self.up_half(h if edit_h is None else edit_h(h, emb), skips, emb, y)
 
-    def down_half(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def down_half(self, x: Tensor, t: Tensor, y: Tensor | Text | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
         """The encoder half: the bottleneck h [B C h w], the skips, and the embedding [B E]."""
         emb = self.embed(t, y)
+        text = y if isinstance(y, Text) else None
         h, skips = x, []
         for block in self.input_blocks:
-            h = run(block, h, emb)
+            h = run(block, h, emb, text)
             skips.append(h)
-        return run(self.middle_block, h, emb), skips, emb
+        return run(self.middle_block, h, emb, text), skips, emb
 
-    def up_half(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor) -> Tensor:
-        """The decoder half; one encoder half serves several of them."""
+    def up_half(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, y: Tensor | Text | None = None) -> Tensor:
+        """The decoder half; one encoder half serves several of them. A text goes to both."""
+        text = y if isinstance(y, Text) else None
         for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = run(block, torch.cat([h, skip], dim=1), emb)
-        return self.out[2](silu(self.out[0](h.float())))
+            h = run(block, torch.cat([h, skip], dim=1), emb, text)
+        return self.out(h.float())
 
 
 class AttentionPool(nn.Module):

@@ -9,6 +9,8 @@ from .network import ClipNoisy, ClipNoisyConfig
 PUBLISHED = ClipNoisyConfig()
 # SDG's README: text 120 to 160, image 100. Its style constant is 100 * 1e10 / 5 on a Gram matrix over the whole batch;
 # for one sample that is about 1/512 of it at the published batch of 8. Structure was never released: as image.
+# Of training/clip.py: exp(30 cos) is the likelihood ratio that its loss fits, so 30 is the exact guidance scale.
+OWN_LOGIT_SCALE = 30.0
 SDG_SCALES = {"text": 120.0, "content": 100.0, "style": 2e9, "difference": 100.0, "self-similarity": 100.0}
 
 
@@ -30,7 +32,8 @@ def read_config(state: StateDict) -> ClipNoisyConfig:
 
 
 def facts(config: ClipNoisyConfig) -> Facts:
-    return Facts(image_size=config.image_size, noise_aware=True, guide_scales=SDG_SCALES)
+    logit_scale = OWN_LOGIT_SCALE if config.words else 100.0  # SDG's were made from CLIP
+    return Facts(image_size=config.image_size, noise_aware=True, guide_scales=SDG_SCALES, logit_scale=logit_scale)
 
 
 CLIP_NOISY: Architecture[ClipNoisyConfig] = Architecture(

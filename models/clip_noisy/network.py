@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, multi_head_attention_forward, relu, scaled_dot_product_attention
 
 from ..adm.network import timestep_embedding
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
+from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
 from .words import indices
 
 EXPANSION = 4
@@ -256,7 +256,7 @@ class ClipNoisy(nn.Module):
 
     def embed_text(self, text: str) -> Tensor:
         if not self.config.words:
-            raise ValueError(
+            raise NoTextsError(
                 "this noise-aware encoder has no text tower of its own; connect the CLIP it was made from "
                 "to text_encoder of Load Guidance Encoder"
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
+from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
 
 Conv = tuple[int, int, int]  # kernel, stride, padding
 SMALL: Conv = (3, 1, 1)
@@ -73,4 +73,4 @@ class LPIPS(nn.Module):
         raise ValueError("LPIPS has features but no embedding; use a CLIP here")
 
     def embed_text(self, text: str) -> Tensor:
-        raise ValueError("LPIPS knows no texts; connect a CLIP to text_encoder of Load Guidance Encoder")
+        raise NoTextsError("LPIPS knows no texts; connect a CLIP to text_encoder of Load Guidance Encoder")

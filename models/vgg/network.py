@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
+from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
 
 DEPTHS = (2, 2, 4, 4, 4)  # convolutions a block
 LAYERS = tuple(f"relu{block + 1}_{index + 1}" for block, depth in enumerate(DEPTHS) for index in range(depth))
@@ -61,4 +61,4 @@ class VGG19(nn.Module):
         raise ValueError("VGG19 has features but no embedding; use it for style and structure, and a CLIP here")
 
     def embed_text(self, text: str) -> Tensor:
-        raise ValueError("VGG19 knows no texts; use a CLIP encoder in a text guide")
+        raise NoTextsError("VGG19 knows no texts; use a CLIP encoder in a text guide")

@@ -1,4 +1,4 @@
-"""The pack's own CONDITIONING: classes, semantic codes, and small pictures to enlarge.
+"""The pack's own CONDITIONING: classes, semantic codes, texts, pictures to enlarge and pictures with holes.
 
 What is meant stands in the two tensors that the host's conditioning nodes change, the embedding and the pooled output:
 so Average mixes it, Zero Out empties it, and what makes no sense for a class is seen and refused. The dict beside them
@@ -22,6 +22,8 @@ from ...models.architecture import Facts
 CLASS_LABELS = "guidance_class_labels"  # the embedding is a class, [n 1 2]: see `class_conditioning`
 Z_SEM = "guidance_z_sem"  # the embedding is what a diffusion autoencoder decodes, [n 1 D]
 LOW_RES = "guidance_low_res"  # the pooled output is what an upsampler enlarges: see `with_picture`
+TEXT = "guidance_text"  # the embedding is a text in the tokens of the vocabulary that stands here: `pixel.tokens`
+KEPT = "guidance_kept"  # what inpainting keeps stands here, [n 4 H W]: `pixel.kept`
 
 
 def class_conditioning(labels: list[int]) -> list[Any]:
@@ -34,13 +36,23 @@ def class_conditioning(labels: list[int]) -> list[Any]:
 
 def class_embedding(labels: Tensor) -> Tensor:
     """Labels [n] as an embedding [n 1 2]."""
-    number = (labels - NO_CLASS).float()
-    return torch.stack([number, number**2], 1)[:, None]
+    return numbered(labels[:, None])
+
+
+def numbered(indices: Tensor) -> Tensor:
+    """Indices [n N], -1 for none, as an embedding [n N 2]."""
+    number = (indices - NO_CLASS).float()
+    return torch.stack([number, number**2], -1)
 
 
 def labels_of(embedding: Tensor) -> Tensor:
     """The labels nearest to an embedding, long [n]."""
-    return embedding[:, 0, 0].round().long() + NO_CLASS
+    return indices_of(embedding)[:, 0]
+
+
+def indices_of(embedding: Tensor) -> Tensor:
+    """Those nearest to an embedding, long [n N]."""
+    return embedding[..., 0].round().long() + NO_CLASS
 
 
 def semantic_conditioning(z_sem: Tensor) -> list[Any]:
@@ -63,6 +75,13 @@ def refuse_foreign(given: Mapping[str, Any], facts: Facts) -> None:
         raise ValueError("Apply Semantic is for the MODEL of Load Diffusion Autoencoder, and this model is none")
     if given.get(LOW_RES) and not facts.low_res_channels:
         raise ValueError("Upscale Conditioning is for upsamplers, and this model enlarges nothing; leave it out")
+    if given.get(TEXT) and not facts.vocabulary and given["cross_attn"].any():
+        raise ValueError("Text Conditioning is for a MODEL of GLIDE's kind, and this model reads no texts that way")
+    if given.get(KEPT) is not None and not facts.kept_channels:
+        raise ValueError(
+            "Inpaint Conditioning is for inpainting models, and this model is none; leave it out, and use Set Latent "
+            "Noise Mask"
+        )
     takes_codes = bool(facts.semantic)  # then the missing code is what to say
     if given.get(CLASS_LABELS) and not facts.class_names and not takes_codes and given["cross_attn"].any():
         raise ValueError("this model has no classes, and the class of another model came; leave class_label empty")

@@ -100,7 +100,9 @@ def _last_step(sampling: Any) -> float | None:
     kind, table = type(sampling), comfy.model_sampling.ModelSamplingDiscrete
     if getattr(kind, "sigma", None) is not table.sigma:
         return None
-    return 999.0 if kind.percent_to_sigma is table.percent_to_sigma else getattr(sampling, "last_step", None)
+    if kind.percent_to_sigma is table.percent_to_sigma:
+        return 999.0
+    return sampling.num_timesteps - 1.0 if getattr(kind, "whole", False) else None
 
 
 def _table(sampling: Any) -> tuple[Any, Any]:
@@ -132,9 +134,10 @@ def check_pictures(network: Any, shape: Sequence[int]) -> None:
     """
     facts, name = network.facts, network.name
     if len(shape) != 4 or shape[1] != network.in_channels:
+        channels = shape[1] - facts.low_res_channels - facts.kept_channels
         raise ValueError(
             f"the pixel model {name} takes a LATENT of {COLOURS} channels, this one has the shape "
-            f"{[shape[0], shape[1] - facts.low_res_channels, *shape[2:]]}; use Empty Pixel Latent, or VAE Encode with "
+            f"{[shape[0], channels, *shape[2:]]}; use Empty Pixel Latent, or VAE Encode with "
             "the VAE of Load Guidance Model"
         )
     height, width = shape[2:]

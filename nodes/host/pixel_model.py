@@ -23,9 +23,12 @@ from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.tensors import repeated
 from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
+from ...models.layers import Text
 from ...models.schedule import NoiseSchedule, flow_velocity
 from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
 from .model import COLOURS, check_area, check_pictures
+from .pixel.kept import kept_in, paste
+from .pixel.tokens import tokens_in
 
 HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
@@ -97,6 +100,15 @@ class VarianceReader:
         return torch.stack(self.seen).mean(0) if self.seen else None
 
 
+def conditions(given: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Text, ...]]:
+    """What a network is told beside x and t, and what of it both halves of a U-Net take: the text."""
+    y, states = given.get("y"), given.get("states")
+    if y is None:
+        return (), ()
+    text = () if states is None else (Text(states, pooled=y),)
+    return text or (y,), text
+
+
 class PixelNetwork(nn.Module):
     """A network of ours in the place where the host expects its U-Net."""
 
@@ -122,40 +134,38 @@ class PixelNetwork(nn.Module):
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, t, *args, transformer_options=transformer_options, **kwargs)
 
-    def _forward(
-        self, x: Tensor, t: Tensor, *args: Any, y: Tensor | None = None, transformer_options: dict[str, Any], **_: Any
-    ) -> Tensor:
+    def _forward(self, x: Tensor, t: Tensor, *args: Any, transformer_options: dict[str, Any], **given: Any) -> Tensor:
         halves: dict[str, Any] | None = transformer_options.get(HALVES)
-        given = (x, t)
+        state = (x, t)
+        told, text = conditions(given)
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
 
         def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
             pictures = self.space.to_pixels(x)
             check_pictures(self, pictures.shape)
-            inputs = (pictures, self._told(t)) if y is None else (pictures, self._told(t), y)
+            inputs = (pictures, self._told(t), *told)
             if halves is None:
                 out = self.network(*inputs)
             elif edited is None:
                 seen[:] = [self.network.down_half(*inputs)]
-                out = self.network.up_half(*seen[0])
+                out = self.network.up_half(*seen[0], *text)
             else:
-                _, skips, emb = seen[0]
-                times = len(edited) // len(emb)
-                out = self.network.up_half(edited, [repeated(s, times) for s in skips], repeated(emb, times))
+                skips, emb, rows = *seen[0][1:], len(edited)
+                out = self.network.up_half(edited, [repeated(s, rows) for s in skips], repeated(emb, rows), *text)
             reader = transformer_options.get(VARIANCE)
             if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
         def predict(edited: Tensor | None = None) -> Tensor:
-            x, t = (repeated(part, 1 if edited is None else len(edited) // len(part)) for part in given)
+            x, t = state if edited is None else [repeated(part, len(edited)) for part in state]
             if self.facts.prediction == "flow":
                 return flow_velocity(lambda x, t: eps(x, t, edited), self.schedule, x, t / FLOW_TIME)
             return eps(x, t, edited)
 
         out = predict()
         if halves is not None:
-            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
+            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict, most=1 if text else None)
         return out
 
     def _told(self, t: Tensor) -> Tensor:
@@ -182,15 +192,12 @@ class PixelConfig(comfy.supported_models_base.BASE):
 class TrainedChain(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
     """A chain of any number of training steps; the host's own reckons percent in 1000."""
 
+    whole = True  # percents are spread over all of them
+
     def percent_to_sigma(self, percent: float) -> float:
         if not 0 < percent < 1:
             return super().percent_to_sigma(percent)
-        return self.sigma(torch.tensor((1.0 - percent) * self.last_step)).item()
-
-    @property
-    def last_step(self) -> float:
-        """The training step of percent 0."""
-        return self.num_timesteps - 1.0
+        return self.sigma(torch.tensor((1.0 - percent) * (self.num_timesteps - 1))).item()
 
 
 class PixelModel(comfy.model_base.BaseModel):
@@ -224,8 +231,14 @@ class PixelModel(comfy.model_base.BaseModel):
             out["y"] = comfy.conds.CONDRegular(rows.to(device))
         if self.facts.semantic:
             out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
-        if self.facts.low_res_channels:
-            out["c_concat"] = comfy.conds.CONDNoiseShape(picture_in(kwargs))
+        if self.facts.vocabulary:
+            network: Any = self.diffusion_model.network
+            text = network.read(tokens_in(kwargs, self.facts, network.config.context).to(device))
+            out["y"], out["states"] = comfy.conds.CONDRegular(text.pooled), comfy.conds.CONDRegular(text.states)
+        beside = [kept_in(kwargs)] if self.facts.kept_channels else []
+        beside += [picture_in(kwargs)] if self.facts.low_res_channels else []
+        if beside:
+            out["c_concat"] = comfy.conds.CONDNoiseShape(torch.cat(beside, dim=1))
         return out
 
 
@@ -259,6 +272,8 @@ def load_pixel_model(
         state = {f"network.{key}": value.to(dtype) for key, value in checkpoint.state.items()}
         model.diffusion_model.load_state_dict(state, strict=True, assign=is_dynamic)
         model.diffusion_model.requires_grad_(False)
+        if checkpoint.facts.kept_channels:
+            patcher.set_model_sampler_post_cfg_function(paste)
         patcher.cached_patcher_init = (load_pixel_model, (open_checkpoint, precision))
         if precision == FLOAT32:
             patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "guidance_precision", _without_tf32)
@@ -281,5 +296,5 @@ def clamp_denoised(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
 def clamp(arguments: dict[str, Any]) -> Tensor:
     """A post-CFG function."""
     facts: Facts | None = getattr(arguments.get("model"), "facts", None)
-    space = SPACES["pixels" if facts is None else facts.space]
+    space = SPACES[facts.space if facts is not None else "pixels"]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))

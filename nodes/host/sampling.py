@@ -219,11 +219,17 @@ def start_noise(model: Any, shape: Sequence[int], seed: int, count: int) -> Tens
     return initial_noise((count, *shape), seed, range(count))
 
 
-def sampled(model: Any, positive: Any, noise: Tensor, steps: int) -> Tensor:
-    """Latents of a plain run of euler, without CFG."""
+def sampled(model: Any, positive: Any, noise: Tensor, steps: int, beside: Any = None) -> Tensor:
+    """Latents of a plain run of euler, without CFG.
+
+    `beside`: another condition, which is predicted at the same noisy pictures (the guider's negative) and then ignored.
+    """
     empty = torch.zeros_like(noise)
+    if beside is not None:
+        model = model.clone()
+        model.set_model_sampler_cfg_function(lambda given: given["cond"], disable_cfg1_optimization=True)
     return comfy.sample.sample(
-        model, noise, steps, 1.0, "euler", "normal", positive, positive, empty, disable_pbar=True, seed=0
+        model, noise, steps, 1.0, "euler", "normal", positive, beside or positive, empty, disable_pbar=True, seed=0
     )
 
 

@@ -139,7 +139,6 @@ def _run(
     claims: Claims,
 ) -> bool:
     """Whether it was stopped before its end."""
-    claims.sweep_up()
     with Display(len(jobs), len(jobs) - len(missing), [host.name for host in hosts]) as display:
         run = Sweep(workflow, version, hosts, claims, display, given.retries)
         signals = {number: signal.signal(number, lambda *_: _end(run)) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ....guidance.classifier_energy import NO_CLASS
-from ..conditioning import CLASS_LABELS, LOW_RES, class_embedding, labels_of
+from ..conditioning import CLASS_LABELS, LOW_RES, TEXT, class_embedding, labels_of
 from ..model import facts_of
 from ..run import Course, state_in
 from .coverage import own_conds
@@ -26,8 +26,9 @@ EMBEDDINGS = ("cross_attn", "pooled_output", "conditioning_mt5xl", "conditioning
 
 
 def _embeddings(cond: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a cond says beside its class. The picture of an upsampler is no condition to be drawn."""
-    names = [name for name in EMBEDDINGS if not (name == "cross_attn" and cond.get(CLASS_LABELS))]
+    """What a cond says beside its class. A picture to enlarge and tokens are no conditions to be drawn."""
+    exact = cond.get(CLASS_LABELS) or cond.get(TEXT)
+    names = [name for name in EMBEDDINGS if not (name == "cross_attn" and exact)]
     names = [name for name in names if not (name == "pooled_output" and cond.get(LOW_RES))]
     return {name: cond[name] for name in names if isinstance(cond.get(name), Tensor) and cond[name].numel()}
 

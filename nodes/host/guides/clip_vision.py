@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ....models.architecture import Facts
-from ....models.encoder import DIFFERENCE, SELF_SIMILARITY, STYLE
+from ....models.encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
 from ..gradients import differentiable
 from .encoder import Encoder, ReadText
 
@@ -72,7 +72,7 @@ class VisionNetwork:
         return self._run(x)[2].float()
 
     def embed_text(self, text: str) -> Tensor:
-        raise ValueError("this encoder has no text tower; connect clip of the same CLIP to Encoder from CLIP Vision")
+        raise NoTextsError("this encoder has no text tower; connect clip of the same CLIP to Encoder from CLIP Vision")
 
     def _run(self, x: Tensor) -> Any:
         pictures = ((x + 1) / 2 - self.mean.to(x)) / self.std.to(x)

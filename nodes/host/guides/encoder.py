@@ -51,6 +51,12 @@ class Encoder:
     def noise_aware(self) -> bool:
         return self.facts.noise_aware
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax: a file of CLIP's holds its logarithm."""
+        learned = getattr(self.network, "logit_scale", None)
+        return float(learned.detach().exp()) if isinstance(learned, Tensor) else self.facts.logit_scale
+
     def text(self, text: str) -> Tensor:
         """[1 D]. Raises ValueError for texts that the encoder can't read, and where it reads none."""
         if text not in self.texts:

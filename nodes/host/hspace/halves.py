@@ -100,18 +100,17 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
 
 def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence[Any], video: dict[str, Any]) -> Tensor:
     """The output blocks as `UNetModel._forward` runs them, on recorded skips, in the precision of h."""
-    times = len(h) // len(seen["h"])
     options = {**seen["options"], "transformer_index": seen["index"]}
-    options |= {name: options[name] * times for name in BY_ROW if options.get(name)}
+    options |= {name: options[name] * (len(h) // len(seen["h"])) for name in BY_ROW if options.get(name)}
     exact = h.dtype == torch.float32 and seen["h"].dtype != h.dtype
     dtype = h.dtype if exact else seen["x"].dtype
     h = h.to(seen["h"].device, dtype if exact else seen["h"].dtype)
     skips = seen["skips"]
-    emb, context = (_shared(part, times, dtype if exact else None) for part in map(seen.get, SHARED))
+    emb, context = (_shared(part, len(h), dtype if exact else None) for part in map(seen.get, SHARED))
     with _casting(network.output_blocks, network.out) if exact else nullcontext():
         for number, module in enumerate(network.output_blocks):
             options["block"] = ("output", number)
-            skip = _shared(skips[number].clone() if others else skips[number], times, h.dtype)
+            skip = _shared(skips[number].clone() if others else skips[number], len(h), h.dtype)
             for patch in others:
                 h, skip = patch(h, skip, options)
             if skip is not None:
@@ -121,9 +120,9 @@ def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence
         return network.out(h.type(dtype))
 
 
-def _shared(part: Any, times: int, dtype: torch.dtype | None) -> Any:
+def _shared(part: Any, rows: int, dtype: torch.dtype | None) -> Any:
     """What all edits of a batch share, once for each, in their precision."""
-    return repeated(part.to(dtype or part.dtype), times) if isinstance(part, Tensor) else part
+    return repeated(part.to(dtype or part.dtype), rows) if isinstance(part, Tensor) else part
 
 
 @contextmanager

@@ -74,7 +74,8 @@ class EditedRun:
     def place(self, options: Options, x: Tensor) -> Place:
         sigma = self.course.level(options["sigmas"])
         steps = steps_of_a_whole_run(self.progress, max(0, self.course.index(sigma))) if self.progress else 1.0
-        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x))
+        names = names_of(options, self.course.guider.conds)
+        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x), names)
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
@@ -102,17 +103,17 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     run: EditedRun | None = options.get(KEY)
     if run is None or executor.class_obj not in run.networks:
         return executor(x, timesteps, *args, **kwargs)
-    place, names = run.place(options, x), names_of(options, run.course.guider.conds)
+    place = run.place(options, x)
     if run.steps is not None:
         run.steps.look(options["sigmas"])
     work = [job for job in run.jobs if job.weight(place.progress)]
-    if not work or place.sigma <= 0 or all(name in run.others for name in names):
+    if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
     halves = halves_of(executor.class_obj, evaluate, options, kwargs)
     if isinstance(halves, Tensor):
         return halves
-    result = _symmetric([job for job in work if not job.asymmetric], halves, place, names)
+    result = _symmetric([job for job in work if not job.asymmetric], halves, place)
     rest = [job for job in work if job.asymmetric]
     if not rest:
         return result
@@ -120,13 +121,13 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     return _asymmetric(rest, run, halves, place, result, _prediction(run, x, halves.plain, place, again), options)
 
 
-def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place, names: Sequence[str | None]) -> Tensor:
+def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place) -> Tensor:
     """The output of h with the edits of a chain, each evaluated at the plain h as in Asyrp's code."""
     h = halves.h
     for job in jobs:
         changed = job.edited(halves.h, halves.emb, place)
         if changed is not halves.h:
-            changed = _chosen(halves.h, changed, job.side, names)
+            changed = _chosen(halves.h, changed, job.side, place.names)
             h = changed if h is halves.h else h + (changed - halves.h)
     return halves.plain if h is halves.h else halves.decode(h)
 
@@ -142,10 +143,10 @@ def _asymmetric(
 ) -> Tensor:
     """The output by which the sampler moves x0 as far as the edits of a chain want together; in float32."""
     assert run.steps is not None
-    names, h = names_of(options, run.course.guider.conds), halves.h.float()
+    h = halves.h.float()
     differences = halves.differences([job.edited(h, halves.emb, place) for job in jobs], partial(run.fits, halves))
     moves = [job.wanted(place, prediction, part) for job, part in zip(jobs, differences, strict=True)]
-    moves = [_chosen(None, move, job.side, names) for job, move in zip(jobs, moves, strict=True)]
+    moves = [_chosen(None, move, job.side, place.names) for job, move in zip(jobs, moves, strict=True)]
     total = sum(moves[1:], moves[0])
     return result + run.steps.added(total, _parts(options)) / prediction.b
 

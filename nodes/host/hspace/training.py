@@ -215,6 +215,8 @@ class Training:
         guider = comfy.samplers.CFGGuider(self.model)
         guider.inner_set_conds({"positive": self.conditioning})
         done = len(self.losses)
+        if done >= total or (done and not self.trained.known):
+            raise UnfittingError(f"it knows {done} of {total} batches, and a run that is finished leaves no file")
         for index in range(done, total):
             noise, pictures = starts[index % len(starts)]
             self.losses.append([])

@@ -1,0 +1,1 @@
+"""What text-conditional and inpainting pixel models are told."""
