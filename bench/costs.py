@@ -56,8 +56,8 @@ def on_host(model: Any, dtype: torch.dtype) -> Any:
 
     model.diffusion_model.to(dtype).requires_grad_(False)
     model.diffusion_model.dtype, model.manual_cast_dtype = dtype, None
-    devices = {"load_device": mm.get_torch_device(), "offload_device": mm.unet_offload_device()}
-    return comfy.model_patcher.ModelPatcher(model, **devices)
+    device, offload = mm.get_torch_device(), mm.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def drawn(module: torch.nn.Module) -> torch.nn.Module:

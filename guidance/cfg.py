@@ -80,8 +80,8 @@ class Mix:
     @property
     def without_guidance(self) -> bool:
         """Whether the strength is 0 for every sample, as far as scales are numbers."""
-        scales = [branch.scale for branch in self.branches]
-        return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] == 1 and not any(scales[1:])
+        first, *rest = (None if isinstance(branch.scale, Tensor) else branch.scale for branch in self.branches)
+        return first == 1 and all(scale == 0 for scale in rest)
 
     @property
     def centre(self) -> Tensor:
