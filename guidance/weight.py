@@ -106,6 +106,11 @@ class Weight:
             )
         curve(self.curve)
 
+    @property
+    def always(self) -> bool:
+        """Whether it is its value everywhere in the run."""
+        return self.start == 0 and self.end == 1 and self.curve.strip().lower() == "constant"
+
     def share(self, progress: float) -> float:
         """0 outside [start, end), and everywhere in an empty window; the end of a run (1) belongs to it."""
         if self.start == self.end or progress < self.start or (progress >= self.end and self.end < 1):
