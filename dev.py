@@ -3,8 +3,8 @@
 
     python dev.py demo                      pictures out of the real host, and one line of JSON
     python dev.py test [pytest arguments]   all tests, on the real host, one process a core; -n0: in one;
-                                            --slow or --browser: theirs alone; --device auto: on whatever device the
-                                            host chooses, the CPU where there is no other (the default is the CPU);
+                                            --slow, --browser, --hostile: theirs alone; --device auto: on whatever
+                                            device the host chooses, the CPU where there is no other (the default);
                                             --examples: those of api_examples, each in an environment of its own
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
@@ -186,8 +186,8 @@ def demo(version: str | None, arguments: list[str]) -> int:
 def test(version: str | None, arguments: list[str]) -> int:
     if "--examples" in arguments:
         return test_examples(version, [argument for argument in arguments if argument != "--examples"])
-    chosen = ["not slow", "not browser"]
-    for mark in ("slow", "browser"):
+    chosen = ["not slow", "not browser", "not hostile"]
+    for mark in ("slow", "browser", "hostile"):
         if f"--{mark}" in arguments:
             arguments.remove(f"--{mark}")
             chosen = [mark]

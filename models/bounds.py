@@ -18,7 +18,7 @@ def check_config(config: Any, keys: int) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if not _fits(value, hints[field.name]):
-            shown = value if isinstance(value, int | float | str) else f"a {type(value).__name__} of other things"
+            shown = value if isinstance(value, int | float | str) else "nothing" if value is None else "something else"
             raise ValueError(f"its {field.name} is {shown}, which no network has")
         if is_dataclass(value):
             check_config(value, keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,21 +33,28 @@ def new_file(tensors: Mapping[str, Tensor], paths: Iterable[Path], metadata: dic
             continue
         try:
             _write(tensors, path, metadata, _take)
-        except FileExistsError:  # since a moment
+        except _TakenError:  # since a moment
             continue
         return path
     raise CheckpointError("the name is taken already, and nothing is overwritten; choose another")
 
 
+class _TakenError(Exception):
+    """Somebody else has the name."""
+
+
 def _take(written: Path, path: Path) -> None:
-    """Gives a file its name, if it is free. Raises FileExistsError."""
+    """Gives a file its name, if it is free."""
     try:
-        os.link(written, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: the name is taken first
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, SHARED))
-        os.replace(written, path)
+        try:
+            os.link(written, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: the name is taken first
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, SHARED))
+            os.replace(written, path)
+    except FileExistsError as error:
+        raise _TakenError from error
 
 
 def _write(
@@ -64,10 +72,9 @@ def _write(
             file.flush()
             os.fsync(file.fileno())
         rename(part, path)
-    except FileExistsError:
-        raise
     except (OSError, SafetensorError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path.name} can't be written: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()

@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from models.facts import of_json
 from models.saving import replace_file
 from models.state_dict import CheckpointError, read
 from models.training_files import joined, load_optimizer, optimizer_tensors, parted
@@ -133,9 +134,9 @@ class Run:
         tensors = {key: value.to(self.device) for key, value in tensors.items()}
         try:
             if "progress" in record:
-                self._go_on(parted(tensors), json.loads(record["progress"]))
+                self._go_on(parted(tensors), of_json(record, "progress", dict))
             else:
-                self._start_from(tensors, json.loads(record["training"]))
+                self._start_from(tensors, of_json(record, "training", dict))
         except KeyError as error:
             raise CheckpointError(f"{path.name} is no file of a training run: it has no {error}") from error
         except (RuntimeError, ValueError, TypeError) as error:

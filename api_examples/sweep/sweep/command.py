@@ -123,7 +123,7 @@ def engine(given: argparse.Namespace) -> AbstractContextManager[Sequence[Host]]:
         command = [given.python, f"{given.comfyui}/main.py", *shlex.split(given.host_flags)]
         return ray_hosts(given.ray, command, given.actors, given.timeout)
     addresses = [address for address in given.hosts.split(",") if address.strip()]
-    hosts = [HttpHost(address, given.timeout) for address in addresses]
+    hosts: list[Host] = [HttpHost(address, given.timeout) for address in addresses]
     if not hosts or len({host.name for host in hosts}) < len(hosts):
         raise SweepError(f"--hosts {given.hosts}: at least one address is needed, and each once")
     return nullcontext(hosts)

@@ -46,10 +46,14 @@ class HttpHost:
         if not isinstance(stats, dict) or "comfyui_version" not in stats.get("system", {}):
             raise LostHostError(f"{self.name} answers, but not as ComfyUI does")
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome:
-        """Queues a prompt, or with `look` takes up one that is there already, and fetches what it makes."""
-        if not look or self.where(prompt_id) is None:
-            prompt_id = self._queue(prompt_id, prompt)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        """Queues a prompt, or with `look` takes up one that is there already; returns its id on the host."""
+        if look and self.where(prompt_id) is not None:
+            return prompt_id
+        return self._send(prompt_id, prompt)
+
+    def fetch(self, prompt_id: str, prompt: Prompt, stop: threading.Event) -> Outcome:
+        """Waits for a queued prompt, and fetches what it made."""
         entry = self._wait(prompt_id, stop)
         if entry["status"]["status_str"] != "success":
             self._post("/history", {"delete": [prompt_id]})  # so that a second try isn't taken for this one
@@ -87,7 +91,7 @@ class HttpHost:
             time.sleep(0.05)
         self._post("/history", {"delete": [prompt_id]})
 
-    def _queue(self, prompt_id: str, prompt: Prompt) -> str:
+    def _send(self, prompt_id: str, prompt: Prompt) -> str:
         status, answer = self._ask("POST", "/prompt", {"prompt": prompt, "prompt_id": prompt_id})
         content = _parsed(answer)
         if isinstance(content, dict) and (content.get("node_errors") or status == 400):

@@ -34,14 +34,17 @@ class Actor:
     def check(self) -> None:
         self.host.check()
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool) -> Outcome:
-        return self.host.http.run(prompt_id, prompt, look, self.running)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        return self.host.http.queue(prompt_id, prompt, look)
+
+    def fetch(self, prompt_id: str, prompt: Prompt) -> Outcome:
+        return self.host.http.fetch(prompt_id, prompt, self.running)
 
     def where(self, prompt_id: str) -> str | None:
         return self.host.http.where(prompt_id)
 
-    def cancel(self, prompt_id: str) -> None:
-        self.host.http.cancel(prompt_id)
+    def cancel(self, prompt_id: str) -> str | None:
+        return self.host.http.cancel(prompt_id)
 
     def close(self) -> None:
         self.host.close()
@@ -59,8 +62,11 @@ class RayHost:
         except GetTimeoutError:
             raise LostHostError(f"{self.name} got no machine of the cluster: all are taken") from None
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome:
-        task = self.actor.run.remote(prompt_id, prompt, look)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        return self._get(self.actor.queue.remote(prompt_id, prompt, look))
+
+    def fetch(self, prompt_id: str, prompt: Prompt, stop: threading.Event) -> Outcome:
+        task = self.actor.fetch.remote(prompt_id, prompt)
         while not ray.wait([task], timeout=0.5)[0]:
             if stop.is_set():
                 self.actor.cancel.remote(prompt_id)
@@ -71,8 +77,8 @@ class RayHost:
     def where(self, prompt_id: str) -> str | None:
         return self._get(self.actor.where.remote(prompt_id))
 
-    def cancel(self, prompt_id: str) -> None:
-        self._get(self.actor.cancel.remote(prompt_id))
+    def cancel(self, prompt_id: str) -> str | None:
+        return self._get(self.actor.cancel.remote(prompt_id))
 
     def _get(self, task: Any, timeout: float | None = None) -> Any:
         try:
@@ -100,11 +106,11 @@ def ray_hosts(address: str, command: list[str], actors: int | None, timeout: flo
         wanted = actors or gpus or 1
         if wanted > found.get(kind, 0):
             raise SweepError(f"--actors {wanted}: the cluster has {found.get(kind, 0):g} {kind}s")
-        options = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        made = ray.remote(max_restarts=-1, max_concurrency=CALLS, **options)(Actor)
-        hosts = [
-            RayHost(f"actor {k}", made.remote([*command, *([] if gpus else ["--cpu"])], timeout)) for k in range(wanted)
-        ]
+        place = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        made: Any = ray.remote(Actor)
+        made = made.options(max_restarts=-1, max_concurrency=CALLS, **place)
+        command = [*command, *([] if gpus else ["--cpu"])]
+        hosts = [RayHost(f"actor {k}", made.remote(command, timeout)) for k in range(wanted)]
         yield hosts
         for host in hosts:
             host.actor.close.remote()

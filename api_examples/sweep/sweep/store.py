@@ -81,7 +81,7 @@ class Store:
             raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """A whole file where nothing was; False, and nothing done, where something is. It may not outlast a power cut."""
+        """A whole file where nothing was; False, and nothing done, where something is. A power cut may undo it."""
         if not self.on_disk:
             try:
                 self.fs.pipe_file(self.path(name), content, mode="create")

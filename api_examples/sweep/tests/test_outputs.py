@@ -32,7 +32,7 @@ def test_saved_files_come_before_previews_and_nodes_in_order():
         ("0.31", {"Judge": 0.31}),
         ("[1, 2, 6]", {"Judge": 3.0}),
         ("clip score: 0.31\naesthetic = 5", {"Judge.clip score": 0.31, "Judge.aesthetic": 5.0}),
-        ('{"clip": {"mean": 0.5, "all": [0.4, 0.6]}}', {"Judge.clip.mean": 0.5, "Judge.clip.all": 0.5}),
+        ('{"clip": {"mean": 0.5, "all": [0.4, 0.6]}}', {"Judge.mean": 0.5, "Judge.all": 0.5}),
         ("a heart", {"Judge": "a heart"}),
         ("", {}),
         ("long " * 100, {}),
@@ -44,8 +44,9 @@ def test_texts_of_nodes_become_columns(text, columns):
 
 def test_of_a_report_over_steps_the_last_row_counts():
     rows = [{"progress": 0.0, "loss": 2.0, "note": None}, {"progress": 1.0, "loss": 0.5, "note": None}]
-    found = said(json.dumps({"note": "", "guides": {"text": rows}}, indent=1))
-    assert found == {"Judge.guides.text.progress": 1.0, "Judge.guides.text.loss": 0.5}
+    one, two = {"text: a star": rows}, {"text": rows, "style": rows}
+    assert said(json.dumps({"note": "", "guides": one}, indent=1)) == {"Judge.progress": 1.0, "Judge.loss": 0.5}
+    assert said(json.dumps({"guides": two}))["Judge.guides.style.loss"] == 0.5
 
 
 def test_two_nodes_of_one_title_are_told_apart():

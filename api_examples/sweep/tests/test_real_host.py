@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.timeout(400)  # a host starts in 12 s, on a machine with much else to do in minutes
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -119,7 +119,8 @@ def test_a_refused_prompt_names_node_and_input(sweeps, stubs):
 def test_a_job_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not(sweeps, stubs):
     hosts = stubs(2)
     points = {"2.inputs.seed": list(range(1, 9)), "2.inputs.crash": [k == 0 for k in range(8)]}
-    sweeps.grid.write_text(json.dumps({"zip": [points]}))
+    # Long enough for the driver to see that one job has ended before the next one kills the host.
+    sweeps.grid.write_text(json.dumps({"zip": [points], "2.inputs.seconds": [0.5]}))
     process = sweeps.start(hosts, "--retries", "1")
     for host in hosts:  # the first one is started again on its port, as a service would
         host.process.wait(20)

@@ -115,7 +115,7 @@ class TrainedEdit:
 
     def build(self, h: Tensor, emb: Tensor) -> None:
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
+            torch.default_generator.manual_seed(self.recipe.seed)  # the CPU's alone, which is put back
             if self.recipe.form == BLOCK:
                 self.delta = Block(self.network.network, h, emb)
             else:
