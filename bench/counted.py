@@ -1,8 +1,8 @@
 """What a program asks of a device, counted on any: operations and synchronisations.
 
-An operation is a call of PyTorch that reads or writes numbers, in its own small steps: on a GPU about one launch. Views,
-empty memory and calls that give their input back are none. A synchronisation is a call after which the CPU has to know
-what the device computed: a number, a truth, the places of a mask, a copy from one device to another.
+An operation is a call of PyTorch that reads or writes numbers, in its own small steps: on a GPU about one launch.
+Views, empty memory and calls that give their input back are none. A synchronisation is a call after which the CPU has
+to know what the device computed: a number, a truth, the places of a mask, a copy from one device to another.
 """
 
 from __future__ import annotations

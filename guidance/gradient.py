@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from .step import Energy, Step
 from .tensors import append_dims, dot, norm, resized, unit
@@ -22,9 +23,47 @@ EXACT, THROUGH = "at noisy", "through denoiser"  # estimators of noise-aware gui
 
 def gradient(energy: Energy, x: Tensor, sigma: Tensor) -> Tensor:
     """dE/dx at x; images of a batch don't mix. The caller sees to it that autograd is on."""
-    x = x.detach().clone().requires_grad_(True)
+    x = _leaf(x)
     (grad,) = torch.autograd.grad(energy(x, sigma.clone()).sum(), x)
     return grad
+
+
+@dataclass(eq=False)
+class View:
+    """What several energies look at: a differentiable map of samples, as to pixels. One sample is mapped once.
+
+    Its last graph is kept until `forget`, for those who ask again.
+    """
+
+    of: Callable[[Tensor], Tensor]
+    last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # a sample, its leaf, what it looks like, that as a leaf
+
+    def seen(self, sample: Tensor) -> Tensor:
+        """The map of a sample, as a leaf of its own graph."""
+        if self.last is None or self.last[0] is not sample:
+            self.last = None
+            leaf = _leaf(sample)
+            found = self.of(leaf)
+            self.last = (sample, leaf, found, found.detach().requires_grad_(True))
+        return self.last[3]
+
+    def pulled(self, grads: list[Tensor]) -> Sequence[Tensor]:
+        """Gradients at what was last seen, pulled back to the sample, all in one pass."""
+        assert self.last is not None
+        _, leaf, found, _ = self.last
+
+        def pulled(grad: Tensor) -> Tensor:
+            return torch.autograd.grad(found, leaf, grad, retain_graph=True)[0]
+
+        if len(grads) == 1:
+            return [pulled(grads[0])]
+        try:
+            return vmap(pulled)(torch.stack(grads)).unbind()
+        except RuntimeError:  # an operation that knows no such axis; the products are the same one by one
+            return [pulled(grad) for grad in grads]
+
+    def forget(self) -> None:
+        self.last = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +77,7 @@ class Term:
     estimator: str  # one of ESTIMATORS
     mask: Tensor | None = None  # like x, axes of size 1 allowed, in [0, 1]: where the guide may act
     least: float | None = None  # smallest value that the energy can have; None: a log-probability, never limited
+    view: View | None = None  # what the energy looks at instead of the sample
 
 
 @dataclass(frozen=True)
@@ -72,32 +112,53 @@ def pull_of(terms: Sequence[Term], step: Step, per_gradient: Tensor) -> Pull:
     """
 
     def pull(picture: Tensor, sigma: Tensor) -> Pulls:
-        leaf = picture.detach().clone().requires_grad_(True)
-        losses = [term.energy(leaf, sigma.clone()) for term in terms]
         sums: dict[bool, Tensor] = {}
         readings = []
-        for index, (term, loss) in enumerate(zip(terms, losses, strict=True)):
-            (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=index + 1 < len(terms))
+        for term, loss, grad in zip(terms, *_gradients(terms, picture, sigma), strict=True):
             grad, dropped = finite(grad)
             towards = -grad if term.mask is None else -grad * term.mask
             limited = torch.zeros_like(dropped)
             if term.relative:
-                part = term.scale * unit(towards) * append_dims(_share(term.mask, step), grad.ndim)
+                part = term.scale * unit(towards)
+                if term.mask is not None:
+                    part = part * append_dims(_share(term.mask, step), grad.ndim)
                 length = norm(part) * step.reach
             else:
                 part = term.scale * towards
                 length = norm(part) * per_gradient
                 if term.least is not None and term.estimator == EXACT:
-                    longest = stable_length(loss.detach() - term.least, norm(towards), step)
+                    longest = stable_length(loss - term.least, norm(towards), step)
                     limited = length > longest
                     part = torch.where(append_dims(limited, part.ndim), resized(part, longest / per_gradient), part)
                     length = torch.where(limited, longest, length)
-            readings.append(Reading(term.name, loss.detach(), norm(grad), length / step.distance, dropped, limited))
+            readings.append(Reading(term.name, loss, norm(grad), length / step.distance, dropped, limited))
             sums[term.relative] = sums[term.relative] + part if term.relative in sums else part
         masks = {id(term.mask): term.mask for term in terms}
         return Pulls(sums.get(False), sums.get(True), readings, *masks.values() if len(masks) == 1 else ())
 
     return pull
+
+
+def _gradients(terms: Sequence[Term], picture: Tensor, sigma: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """E [B] and dE/dx of each term. Those of one view share its pass, forward and backward."""
+    leaf = _leaf(picture)
+    looked_at = [leaf if term.view is None else term.view.seen(picture) for term in terms]
+    losses = [term.energy(x, sigma) for term, x in zip(terms, looked_at, strict=True)]
+    grads = [
+        torch.autograd.grad(loss.sum(), x, retain_graph=len(terms) > 1 or term.view is not None)[0]
+        for term, loss, x in zip(terms, losses, looked_at, strict=True)
+    ]
+    for view in {id(term.view): term.view for term in terms if term.view is not None}.values():
+        places = [place for place, term in enumerate(terms) if term.view is view]
+        for place, pulled in zip(places, view.pulled([grads[place] for place in places]), strict=True):
+            grads[place] = pulled
+    return [loss.detach() for loss in losses], grads
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """A normal tensor of its own, where a graph begins."""
+    x = x.clone() if x.is_inference() else x.detach()
+    return x.requires_grad_(True)
 
 
 def stable_length(height: Tensor, slope: Tensor, step: Step) -> Tensor:
@@ -115,14 +176,12 @@ def stable_length(height: Tensor, slope: Tensor, step: Step) -> Tensor:
 
 def finite(grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient with zeros for every sample that has a NaN or an infinity, and which those are, [B]."""
-    bad = ~torch.isfinite(grad.flatten(1)).all(dim=1)
-    return torch.where(append_dims(bad, grad.ndim), torch.zeros_like(grad), grad), bad
+    bad = (grad * 0).flatten(1).sum(dim=1) != 0  # NaN and infinity times 0 are NaN
+    return grad.masked_fill(append_dims(bad, grad.ndim), 0), bad
 
 
-def _share(mask: Tensor | None, step: Step) -> Tensor:
+def _share(mask: Tensor, step: Step) -> Tensor:
     """Part of the model's step that lies under a mask, [B]: a masked guide is as strong there as an unmasked one."""
-    if mask is None:
-        return torch.ones_like(step.distance)
     return norm((step.x - step.denoised) * mask) / step.distance
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -18,7 +19,10 @@ Energy = Callable[[Tensor, Tensor], Tensor]  # (x, sigma [B]) -> [B], lower is b
 
 @dataclass(frozen=True)
 class Step:
-    """One evaluation of a model: all that a guide may see. Tensors are [B ...] in float32 or wider, any rank."""
+    """One evaluation of a model: all that a guide may see. Tensors are [B ...] in float32 or wider, any rank.
+
+    What follows of them is computed once: each is a few launches on a GPU.
+    """
 
     x: Tensor  # noisy: x0 + sigma noise, or (1 - sigma) x0 + sigma noise for flow models
     sigma: Tensor  # [B]
@@ -28,17 +32,17 @@ class Step:
     pull_back: Callable[[Tensor], Tensor] | None = None  # c -> J^T c with J = d denoised / dx; None: not available
     now: float = 1.0  # how far the sampler moves x for a shift of `denoised` by 1: `guidance.samplers.Move.now`
 
-    @property
+    @cached_property
     def distance(self) -> Tensor:
         """|x - denoised|, [B]: how far the model itself moves each sample (identity I6 of the guide's step size)."""
         return norm(self.x - self.denoised)
 
-    @property
+    @cached_property
     def shift(self) -> Tensor:
         """d denoised / d (grad_x log p), [B]: sigma^2, or sigma^2 / (1 - sigma) for flow models."""
         return shift_per_gradient(self.sigma, self.flow)
 
-    @property
+    @cached_property
     def clean_variance(self) -> Tensor:
         """Variance of x0 given x for Gaussian data of `data_std` s, [B]: s^2 sigma^2 / (a^2 s^2 + sigma^2).
 
@@ -48,7 +52,7 @@ class Step:
         a = 1 - self.sigma if self.flow else 1.0
         return (self.data_std * self.sigma) ** 2 / ((a * self.data_std) ** 2 + self.sigma**2)
 
-    @property
+    @cached_property
     def furthest(self) -> Tensor:
         """FURTHEST standard deviations of x0 given x, as a length, [B]: no direction of an energy is longer.
 
@@ -56,7 +60,7 @@ class Step:
         """
         return FURTHEST * (self.x[0].numel() * self.clean_variance).sqrt()
 
-    @property
+    @cached_property
     def reach(self) -> Tensor:
         """How far a clean guide may sensibly move each sample, [B]: |x - denoised| s / sqrt(a^2 s^2 + sigma^2).
 

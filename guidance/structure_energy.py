@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import normalize
 
-Maps = Sequence[Tensor]  # one [B C h w] a layer
+Maps = Sequence[Tensor]  # one [B C h w] a layer; found and wanted ones may have the same axes in front
 
 
 def difference(found: Maps, wanted: Maps) -> Tensor:
     """Sum over layers of |F - F'|^2 / (C h w), [B]; mean over n references (SDG, arXiv 2112.05744, eq. 9)."""
     return _sum(
         [
-            (f.float()[:, None] - w.float()[None]).square().flatten(2).mean(2).mean(1)
+            (f.float().unsqueeze(-4) - w.float().unsqueeze(-5)).square().flatten(-3).mean((-2, -1))
             for f, w in zip(found, wanted, strict=True)
         ]
     )
@@ -28,7 +28,7 @@ def self_similarity(found: Maps, wanted: Maps) -> Tensor:
     """
     return _sum(
         [
-            (_similarities(f)[:, None] - _similarities(w)[None]).square().flatten(2).mean(2).mean(1)
+            (_similarities(f).unsqueeze(-3) - _similarities(w).unsqueeze(-4)).square().flatten(-2).mean((-2, -1))
             for f, w in zip(found, wanted, strict=True)
         ]
     )
@@ -36,8 +36,8 @@ def self_similarity(found: Maps, wanted: Maps) -> Tensor:
 
 def _similarities(maps: Tensor) -> Tensor:
     """[B C h w] -> [B hw hw]."""
-    tokens = normalize(maps.float().flatten(2), dim=1)
-    return tokens.transpose(1, 2) @ tokens
+    tokens = normalize(maps.float().flatten(-2), dim=-2)
+    return tokens.mT @ tokens
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

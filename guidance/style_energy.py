@@ -7,28 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-Grams = Sequence[Tensor]  # one [B C C] a layer
+Grams = Sequence[Tensor]  # [B L C C] of L layers of one width; found and wanted ones may have the same axes in front
 
 
 def gram(maps: Tensor) -> Tensor:
-    """[B C h w] -> [B C C]."""
-    features = maps.float().flatten(2)
-    features = features / features[0].numel() ** 0.5
-    return features @ features.transpose(1, 2)
+    """[... C h w] -> [... C C]."""
+    features = maps.float().flatten(-2)
+    features = features / (features.shape[-2] * features.shape[-1]) ** 0.5
+    return features @ features.mT
+
+
+def grams(maps: Sequence[Tensor]) -> list[Tensor]:
+    """One [B C h w] a layer -> Gram matrices [B L C C], layers of one size together: the blocks of a ViT are one."""
+    alike: dict[tuple[int, ...], list[Tensor]] = {}
+    for part in maps:
+        alike.setdefault(tuple(part.shape), []).append(part)
+    return [gram(torch.stack(parts, dim=1)) for parts in alike.values()]
 
 
 def squared(found: Grams, wanted: Grams) -> Tensor:
     """Mean over layers of the mean squared difference, [B]; mean over n references (SDG's style guide, as released)."""
-    layers = [(f[:, None] - w[None]).square().flatten(2).mean(2).mean(1) for f, w in zip(found, wanted, strict=True)]
-    return sum(layers[1:], layers[0]) / len(layers)
+    return _mean([_difference(f, w).square().mean((-2, -1)) for f, w in zip(found, wanted, strict=True)])
 
 
 def relative(found: Grams, wanted: Grams) -> Tensor:
     """Mean over layers of |G - G'| / |G'|, [B]: free of the encoder's scale."""
-    layers = [
-        ((f[:, None] - w[None]).flatten(2).norm(dim=2) / w.flatten(1).norm(dim=1).clamp(min=1e-12)).mean(1)
-        for f, w in zip(found, wanted, strict=True)
-    ]
-    return sum(layers[1:], layers[0]) / len(layers)
+    return _mean(
+        [
+            _difference(f, w).flatten(-2).norm(dim=-1) / w.flatten(-2).norm(dim=-1).clamp(min=1e-12).unsqueeze(-3)
+            for f, w in zip(found, wanted, strict=True)
+        ]
+    )
+
+
+def _difference(found: Tensor, wanted: Tensor) -> Tensor:
+    """[... B L C C], [... n L C C] -> [... B n L C C]."""
+    return found.unsqueeze(-4) - wanted.unsqueeze(-5)
+
+
+def _mean(layers: list[Tensor]) -> Tensor:
+    """[... B n L] each -> [... B]."""
+    sums = [part.mean(-2).sum(-1) for part in layers]
+    return sum(sums[1:], sums[0]) / sum(part.shape[-1] for part in layers)

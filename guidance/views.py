@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 MIN_AREA = 0.3  # of a crop
 
@@ -31,11 +32,12 @@ def crops(count: int, generator: torch.Generator) -> Tensor:
     return torch.stack([left, top, side, side], dim=1)
 
 
-def look(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
+def look(pictures: Tensor, boxes: Tensor, size: int, grid: Tensor | None = None) -> Tensor:
     """Pictures [B C H W] through boxes [V 4] -> [V*B C size size]: one call for all, antialiased where it shrinks.
 
     A picture larger than the smallest possible crop needs is first brought to that size with an antialiased filter, the
-    same for all crops. The whole picture alone, at the encoder's own size, is returned as it is.
+    same for all crops. The whole picture alone, at the encoder's own size, is returned as it is. `grid` is the
+    `sampling_grid` of the boxes and the size, where it is at hand.
     """
     height, width = pictures.shape[2:]
     if len(boxes) == 1:
@@ -43,16 +45,18 @@ def look(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
     target = round(size / MIN_AREA**0.5)
     if min(height, width) > target:
         pictures = _resized(pictures, min(height, target), min(width, target))
-        height, width = pictures.shape[2:]
-    extent = torch.tensor([width, height], dtype=boxes.dtype)
-    origin, scale = boxes[:, :2] * extent, size / (boxes[:, 2:] * extent)
-    # pixel centres: out = (in + 0.5 - origin) scale - 0.5
-    matrix = torch.zeros(len(boxes), 2, 3)
-    matrix[:, 0, 0], matrix[:, 1, 1] = scale[:, 0], scale[:, 1]
-    matrix[:, :, 2] = (0.5 - origin) * scale - 0.5
-    matrix = matrix.to(pictures).repeat_interleave(len(pictures), dim=0)
-    many = pictures.repeat(len(boxes), 1, 1, 1)
-    return _geometry().warp_affine(many, matrix, (size, size), align_corners=True, padding_mode="border")
+    grid = (sampling_grid(boxes, size) if grid is None else grid).to(pictures)
+    places = grid.flatten(0, 1).expand(len(pictures), -1, -1, -1)  # all views of a picture, one above the other
+    seen = grid_sample(pictures, places, padding_mode="border", align_corners=False)
+    return seen.unflatten(2, (len(boxes), size)).permute(2, 0, 1, 3, 4).flatten(0, 1)
+
+
+def sampling_grid(boxes: Tensor, size: int) -> Tensor:
+    """Where the pixels of views lie in a picture of any size, as `grid_sample` reads it: [V size size 2] in [-1, 1]."""
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    corner, extent = boxes[:, :2].double(), boxes[:, 2:].double()
+    x, y = (2 * (corner[:, None] + extent[:, None] * centres[:, None]) - 1).unbind(2)  # [V size]
+    return torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3).float()
 
 
 def _resized(pictures: Tensor, height: int, width: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
+EMBEDDING = "embedding"  # a feature's name: [B D], behind all layers
 # What layers a guide looks at where the user names none.
 STYLE, DIFFERENCE, SELF_SIMILARITY = "style", "difference", "self-similarity"
 
@@ -15,31 +16,30 @@ class NoTextsError(ValueError):
     """An encoder that reads no texts was given one."""
 
 
-class ImageEncoder(Protocol):
+class ImageEncoder(ABC):
     """Pictures [B 3 H W] in [-1, 1], of the encoder's own size; t [B] is the noise level of noise-aware networks,
     which take x_t, and means nothing to the others. Raises ValueError for what an encoder hasn't got."""
 
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of its feature maps, from shallow to deep."""
-        ...
+    layers: Sequence[str]  # names of its feature maps, from shallow to deep
+    usual_layers: Mapping[str, Sequence[str]]  # by purpose: STYLE, DIFFERENCE, SELF_SIMILARITY
+    bears_half = True  # whether directions keep their angle where it is computed in bfloat16
 
-    @property
-    def usual_layers(self) -> Mapping[str, Sequence[str]]:
-        """By purpose: STYLE, DIFFERENCE, SELF_SIMILARITY."""
-        ...
+    @abstractmethod
+    def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        """Layers and EMBEDDING by name, in one pass; nothing behind the last of them is computed."""
+
+    @abstractmethod
+    def embed_text(self, text: str) -> Tensor:
+        """[1 D] in the space of `embed`, not normalised. Raises NoTextsError where there is no text tower."""
 
     def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        """One [B C h w] a layer; nothing behind the last of them is computed."""
-        ...
+        """One [B C h w] a layer."""
+        found = self.encode(x, t, layers)
+        return [found[name] for name in layers]
 
     def embed(self, x: Tensor, t: Tensor) -> Tensor:
         """[B D], not normalised."""
-        ...
-
-    def embed_text(self, text: str) -> Tensor:
-        """[1 D] in the space of `embed`, not normalised. Raises NoTextsError where there is no text tower."""
-        ...
+        return self.encode(x, t, [EMBEDDING])[EMBEDDING]
 
 
 def chosen_layers(names: str, encoder: ImageEncoder, purpose: str) -> list[str]:

@@ -13,7 +13,7 @@ import golden_files
 
 from pack.guidance.clip_energy import cosine
 from pack.guidance.structure_energy import difference
-from pack.guidance.style_energy import gram, squared
+from pack.guidance.style_energy import grams, squared
 from pack.models.clip_noisy.network import STAGES, ClipNoisy, ClipNoisyConfig
 
 STYLE_CONSTANT = 1e10  # inside the published loss
@@ -31,12 +31,12 @@ def energies(numbers, network):
     """Our energies by guide: the published functions F are their negatives."""
     t = numbers["t"]
     reference = network.maps(numbers["reference"], t, STAGES)
-    grams = [gram(maps) for maps in reference]
+    style = grams(reference)
     return {
         "content": lambda x: cosine(network.embed(x, t), network.embed(numbers["reference"], t)),
         "text": lambda x: cosine(network.embed(x, t), numbers["text_embedding"]),
         "structure": lambda x: difference(network.maps(x, t, STAGES), reference),
-        "style": lambda x: STYLE_CONSTANT * squared([gram(maps) for maps in network.maps(x, t, STAGES)], grams),
+        "style": lambda x: STYLE_CONSTANT * squared(grams(network.maps(x, t, STAGES)), style),
     }
 
 

@@ -7,7 +7,7 @@ names are those of the published files; `text.*` exists in the pack's own files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, multi_head_attention_forward, relu, scaled_dot_product_attention
 
 from ..adm.network import timestep_embedding
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
+from ..encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder, NoTextsError
 from .words import indices
 
 EXPANSION = 4
@@ -182,10 +182,10 @@ class TextEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, visible)
         share = visible / visible.sum(1, keepdim=True).clamp(min=1)
-        return self.projection((self.ln_final(x) * share[..., None]).sum(1))
+        return self.projection((self.ln_final(x) * share[..., None].to(x)).sum(1))
 
 
-class ClipNoisy(nn.Module):
+class ClipNoisy(nn.Module, ImageEncoder):
     """x [B 3 H W] noisy in x_t scaling, t [B] (the published integer index) -> features and embedding."""
 
     mean: Tensor
@@ -231,11 +231,16 @@ class ClipNoisy(nn.Module):
             small += [name] if side <= 32 else []
         return {STYLE: STAGES, DIFFERENCE: STAGES, SELF_SIMILARITY: small[:2]}
 
+    @property
+    def layer_type(self) -> torch.dtype:
+        return self.layer4[0].conv1.weight.dtype
+
     def stages(self, x: Tensor, t: Tensor, count: int = len(STAGES)) -> list[Tensor]:
         """The first `count` feature maps. x in [-1, 1] where it is clean."""
-        embedding = self.emb_layers(self.time_embed(timestep_embedding(t, self.config.time_width)))
+        dtype = self.layer_type
+        embedding = self.emb_layers(self.time_embed(timestep_embedding(t, self.config.time_width).to(dtype)))
         modulate = Modulation(embedding, self.config.modulated)
-        h = ((x + 1) / 2 - self.mean) / self.std
+        h = (((x + 1) / 2 - self.mean) / self.std).to(dtype)
         for index in (0, 3, 6):
             h = self.activate(modulate(self.visual_frozen[index + 1](self.visual_frozen[index](h))))
         found = [self.visual_frozen[9](h)]
@@ -246,13 +251,11 @@ class ClipNoisy(nn.Module):
             found.append(h)
         return found
 
-    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        places = [STAGES.index(name) for name in layers]
-        found = self.stages(x, t, max(places) + 1)
-        return [found[place] for place in places]
-
-    def embed(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.attn_pool(self.stages(x, t)[-1])
+    def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        whole = EMBEDDING in names
+        stages = self.stages(x, t, len(STAGES) if whole else max(STAGES.index(name) for name in names) + 1)
+        found = {name: stage for name, stage in zip(STAGES, stages, strict=False) if name in names}
+        return {**found, EMBEDDING: self.attn_pool(stages[-1])} if whole else found
 
     def embed_text(self, text: str) -> Tensor:
         if not self.config.words:

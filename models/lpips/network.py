@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
+from ..encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder, NoTextsError
 
 Conv = tuple[int, int, int]  # kernel, stride, padding
 SMALL: Conv = (3, 1, 1)
@@ -27,7 +27,7 @@ class LPIPSConfig:
     widths: tuple[int, ...] = (64, 192, 384, 256, 256)
 
 
-class LPIPS(nn.Module):
+class LPIPS(nn.Module, ImageEncoder):
     """Pictures [B 3 H W] in [-1, 1], from 64 pixels on.
 
     Maps are sqrt(w) F / |F| with |F| over the channels: the sum over layers of the mean over places of
@@ -35,6 +35,7 @@ class LPIPS(nn.Module):
     """
 
     layers = LAYERS
+    bears_half = False  # its features are all positive and nearly parallel: their differences are the last bits
     usual_layers = {STYLE: LAYERS, DIFFERENCE: LAYERS, SELF_SIMILARITY: ("slice4",)}
 
     def __init__(self, config: LPIPSConfig):
@@ -58,19 +59,20 @@ class LPIPS(nn.Module):
         for name, values in (("shift", SHIFT), ("scale", SCALE)):
             self.scaling_layer.register_buffer(name, torch.tensor(values)[None, :, None, None])
 
-    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        if EMBEDDING in names:
+            raise ValueError("LPIPS has features but no embedding; use a CLIP here")
         found: dict[str, Tensor] = {}
         h = (x - self.get_buffer("scaling_layer.shift")) / self.get_buffer("scaling_layer.scale")
+        h = h.to(self.get_parameter("lin0.model.1.weight").dtype)
         for place, name in enumerate(LAYERS):
             h = self.net[name](h)
-            weight = self.get_parameter(f"lin{place}.model.1.weight").clamp(min=0)  # [1 C 1 1]
-            found[name] = weight.sqrt() * h / (h.norm(dim=1, keepdim=True) + 1e-10)
-            if all(name in found for name in layers):
+            if name in names:
+                weight = self.get_parameter(f"lin{place}.model.1.weight").float().clamp(min=0)  # [1 C 1 1]
+                found[name] = weight.sqrt() * h.float() / (h.float().norm(dim=1, keepdim=True) + 1e-10)
+            if len(found) == len(set(names)):
                 break
-        return [found[name] for name in layers]
-
-    def embed(self, x: Tensor, t: Tensor) -> Tensor:
-        raise ValueError("LPIPS has features but no embedding; use a CLIP here")
+        return found
 
     def embed_text(self, text: str) -> Tensor:
         raise NoTextsError("LPIPS knows no texts; connect a CLIP to text_encoder of Load Guidance Encoder")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
+from ..encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder, NoTextsError
 
 DEPTHS = (2, 2, 4, 4, 4)  # convolutions a block
 LAYERS = tuple(f"relu{block + 1}_{index + 1}" for block, depth in enumerate(DEPTHS) for index in range(depth))
@@ -20,12 +20,13 @@ class VGGConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
 
 
-class VGG19(nn.Module):
+class VGG19(nn.Module, ImageEncoder):
     """Pictures [B 3 H W] in [-1, 1], of any size from 32 on."""
 
     mean: Tensor
     std: Tensor
     layers = LAYERS
+    bears_half = False  # its features are all positive and nearly parallel: their differences are the last bits
     usual_layers = {
         STYLE: ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
         DIFFERENCE: ("relu3_1", "relu4_1"),
@@ -45,20 +46,19 @@ class VGG19(nn.Module):
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        if EMBEDDING in names:
+            raise ValueError("VGG19 has features but no embedding; use it for style and structure, and a CLIP here")
         found: dict[str, Tensor] = {}
-        names = iter(LAYERS)
-        h = ((x + 1) / 2 - self.mean) / self.std
+        layers = iter(LAYERS)
+        h = (((x + 1) / 2 - self.mean) / self.std).to(next(self.parameters()).dtype)
         for part in self.features:
             h = part(h)
             if isinstance(part, nn.ReLU):
-                found[next(names)] = h
-            if all(name in found for name in layers):
+                found[next(layers)] = h
+            if all(name in found for name in names):
                 break
-        return [found[name] for name in layers]
-
-    def embed(self, x: Tensor, t: Tensor) -> Tensor:
-        raise ValueError("VGG19 has features but no embedding; use it for style and structure, and a CLIP here")
+        return found
 
     def embed_text(self, text: str) -> Tensor:
         raise NoTextsError("VGG19 knows no texts; use a CLIP encoder in a text guide")

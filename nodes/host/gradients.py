@@ -11,7 +11,7 @@ time of the block and put back in any case:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 # What autograd says, in plain RuntimeErrors: of tensors outside a graph or not let out of it, of inference tensors, of
 # writing in place, of operations without a backward.
@@ -60,16 +60,19 @@ def says_no_derivative(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def differentiable(*modules: nn.Module) -> Iterator[None]:
-    """Autograd is on and passes through modules of the host, whatever their weights are and wherever they lie."""
-    saved = torch.autograd.graph.saved_tensors_hooks(_copy, lambda tensor: tensor)
+def differentiable(*modules: nn.Module, in_place: bool = True) -> Iterator[None]:
+    """Autograd is on and passes through modules of the host, whatever their weights are and wherever they lie.
+
+    `in_place`: whether they may write into what they have used; autograd refuses it where that is wrong.
+    """
     with ExitStack() as stack:
         stack.enter_context(autograd_on())
         for module in modules:
             stack.enter_context(_frozen_layers(module))
         stack.enter_context(_training_kernels())
         stack.enter_context(_NormalTensors())
-        stack.enter_context(saved)
+        if in_place:
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_copy, lambda tensor: tensor))
         yield
 
 
@@ -89,11 +92,20 @@ class _NormalTensors(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_grad_enabled():
-            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            tensors = list(_tensors((*args, *kwargs.values())))
             mixed = any(t.requires_grad for t in tensors) and any(t.is_inference() for t in tensors)
             if mixed and not (_writes(func, kwargs) and tensors[0].is_inference()):
                 args, kwargs = tree_map(_normal, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def _tensors(parts: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among arguments and in their lists; PyTorch's own walk through any container takes as long as a launch."""
+    for part in parts:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, list | tuple):
+            yield from _tensors(part)
 
 
 def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
@@ -213,25 +225,21 @@ class _FrozenFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad():  # so that weights may be inference tensors
             weight, bias, stream = comfy.ops.cast_bias_weight(ctx.layer, grad, offloadable=True)
             try:
                 vjp = _vjp_of(ctx.layer)
                 assert vjp is not None
                 x = None if ctx.linear else ctx.saved_tensors[0]
-                result = vjp(ctx.layer, grad, ctx.shape, x, _plain(weight), _plain(bias))
+                result = vjp(ctx.layer, grad, ctx.shape, x, *(_dense(part) for part in (weight, bias)))
             finally:
                 comfy.ops.uncast_bias_weight(ctx.layer, weight, bias, stream)
         return result, None, None
 
 
-def _plain(weight: Tensor | None) -> Tensor | None:
-    """A normal tensor of a weight: not quantised, not an inference tensor."""
-    if weight is None:
-        return None
-    if isinstance(weight, comfy.quant_ops.QuantizedTensor):
-        weight = weight.dequantize()
-    return weight.clone() if weight.is_inference() else weight
+def _dense(weight: Tensor | None) -> Tensor | None:
+    """A weight that is not quantised."""
+    return weight.dequantize() if isinstance(weight, comfy.quant_ops.QuantizedTensor) else weight
 
 
 def _is_linear(layer: nn.Module) -> bool:
@@ -256,8 +264,8 @@ def _conv_vjp(layer: Any, grad: Tensor, shape: torch.Size, x: Any, weight: Any, 
 def _norm_vjp(function: Callable[..., Tensor]) -> Vjp:
     def vjp(layer: Any, grad: Tensor, shape: torch.Size, x: Any, weight: Any, bias: Any) -> Tensor:
         with torch.enable_grad():
-            x = x.detach().clone().requires_grad_(True)
-            (result,) = torch.autograd.grad(function(layer, x, weight, bias), x, grad)
+            x = x.detach().requires_grad_(True)
+            (result,) = torch.autograd.grad(function(layer, x, _normal(weight), _normal(bias)), x, grad)
         return result
 
     return vjp

@@ -42,12 +42,31 @@ def hosted(build: Callable[[Any], nn.Module]) -> WholePatcher:
         return WholePatcher(network, load_device=device, offload_device=offload)
 
 
-def network_input(patcher: Any, schedule: NoiseSchedule, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def halved(network: nn.Module) -> nn.Module:
+    """A guide's network in bfloat16 where the host would compute in it, else as it is, in float32.
+
+    Small gradients vanish in float16: the style guide of a noise-aware encoder has none left. Batch norms, which are
+    statistics of whole data sets, and buffers stay in float32.
+    """
+    dtype = mm.unet_dtype(mm.get_torch_device(), 0, [torch.bfloat16, torch.float32])
+    if dtype != torch.bfloat16 or not getattr(network, "bears_half", True):
+        return network
+    for part in network.modules():
+        if not isinstance(part, nn.BatchNorm2d):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return network
+
+
+def network_input(patcher: Any, schedule: NoiseSchedule, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     """What a network trained on a chain takes, on its own device: x_t = x / sqrt(1 + sigma^2), the nearest timestep.
 
-    x [B ...] = x0 + sigma noise, sigma [B]; 0 is clean. Gradients pass through the change of device.
+    x [B ...] = x0 + sigma noise, sigma [B], None where x is clean. Gradients pass through the change of device.
     """
     if isinstance(patcher, WholePatcher):
         make_differentiable(patcher.model)  # after the host moved it; otherwise nothing to do
-    x, sigma = x.to(patcher.load_device), sigma.to(patcher.load_device)
+    x = x.to(patcher.load_device)
+    if sigma is None:
+        return x, torch.zeros(len(x), dtype=torch.long, device=x.device)  # the schedule's least noise
+    sigma = sigma.to(patcher.load_device)
     return x / append_dims(1 + sigma**2, x.ndim) ** 0.5, schedule.nearest(sigma)

@@ -124,6 +124,7 @@ class Feature:
     begin: Callable[[Course, Sequence[Any]], Any]  # (course, the MODEL's parts) -> state; None: nothing in this run
     wrappers: Mapping[str, Callable[..., Any]]  # the host's hooks that read the state, by their kind
     nodes: str = "a node of this pack"  # who puts it into a MODEL, for messages
+    end: Callable[[Any], None] | None = None  # what is done with the state when its run is over, or broken off
 
 
 def attached(model: Any, feature: Feature) -> Sequence[Any]:
@@ -171,10 +172,21 @@ def _around_run(
         parts = attached(guider.model_patcher, feature)
         before = _running.set({**_running.get(), feature.key: parts})
         try:
-            with remembered(guider, feature.key, feature.begin(course, parts)):
+            state = feature.begin(course, parts)
+            with remembered(guider, feature.key, state), _ended(feature, state):
                 return executor(noise, latent, sampler, sigmas, *args, **more)
         finally:
             _running.reset(before)
+
+
+@contextmanager
+def _ended(feature: Feature, state: Any) -> Iterator[None]:
+    """The end of a feature's state when the block is left, in whatever way."""
+    try:
+        yield
+    finally:
+        if feature.end is not None and state is not None:
+            feature.end(state)
 
 
 @contextmanager

@@ -60,12 +60,26 @@ def test_a_gram_matrix_is_per_sample_and_divided_by_all_its_elements():
     torch.testing.assert_close(style_energy.gram(maps), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["squared", "relative"])
+def test_style_is_the_mean_over_layers_whether_they_are_of_one_size_or_not(name):
+    found = [draw(2, 3, 4, 4, seed=seed) for seed in (1, 2)] + [draw(2, 5, 2, 2, seed=3)]
+    wanted = [draw(2, 3, 4, 4, seed=seed) for seed in (4, 5)] + [draw(2, 5, 2, 2, seed=6)]
+
+    def distance(f, w):
+        gap = style_energy.gram(f) - style_energy.gram(w)
+        return gap.square().mean() if name == "squared" else gap.norm() / style_energy.gram(w).norm()
+
+    each = [[[distance(f[b], w[n]) for f, w in zip(found, wanted, strict=True)] for n in (0, 1)] for b in (0, 1)]
+    value = getattr(style_energy, name)(style_energy.grams(found), style_energy.grams(wanted))
+    torch.testing.assert_close(value, torch.tensor(each).mean((1, 2)))
+
+
 def test_huge_features_in_half_precision_have_a_finite_gram_matrix():
     assert torch.isfinite(style_energy.gram(torch.full((1, 8, 64, 64), 6e4, dtype=torch.float16))).all()
 
 
 def test_the_relative_style_distance_does_not_depend_on_the_encoders_scale():
-    found, wanted = [style_energy.gram(draw(2, 3, 4, 4))], [style_energy.gram(draw(1, 3, 4, 4, seed=1))]
+    found, wanted = style_energy.grams([draw(2, 3, 4, 4)]), style_energy.grams([draw(1, 3, 4, 4, seed=1)])
     scaled = style_energy.relative([1e4 * found[0]], [1e4 * wanted[0]])
     torch.testing.assert_close(style_energy.relative(found, wanted), scaled, rtol=1e-6, atol=1e-6)
     assert style_energy.relative(wanted, wanted).item() == 0
@@ -94,10 +108,39 @@ ENERGIES = {
     "spherical": lambda x, w: spherical(x.flatten(1), w.flatten(1)),
     "difference": lambda x, w: difference([x], [w]),
     "self-similarity": lambda x, w: self_similarity([x], [w]),
-    "squared": lambda x, w: style_energy.squared([style_energy.gram(x)], [style_energy.gram(w)]),
-    "relative": lambda x, w: style_energy.relative([style_energy.gram(x)], [style_energy.gram(w)]),
+    "squared": lambda x, w: style_energy.squared(
+        style_energy.grams([x, x[:, :2], 2 * x]), style_energy.grams([w, w[:, :2], 2 * w])
+    ),
+    "relative": lambda x, w: style_energy.relative(style_energy.grams([x]), style_energy.grams([w])),
     "palette": lambda x, w: palette_energy.sliced_wasserstein(palette_energy.quantiles(x), palette_energy.quantiles(w)),
 }
+
+
+def in_views(compare, measure=lambda x: [x]):
+    """Of pictures [V B C H W] and references [V n C H W]."""
+
+    def energy(x, w):
+        measured = [[part.unflatten(0, y.shape[:2]) for part in measure(y.flatten(0, 1))] for y in (x, w)]
+        return compare(*measured)
+
+    return energy
+
+
+IN_VIEWS = {
+    "cosine": in_views(lambda f, w: cosine(f[0].flatten(2), w[0].flatten(2))),
+    "spherical": in_views(lambda f, w: spherical(f[0].flatten(2), w[0].flatten(2))),
+    "difference": in_views(difference),
+    "self-similarity": in_views(self_similarity),
+    "squared": in_views(style_energy.squared, lambda x: style_energy.grams([x, x[:, :2], 2 * x])),
+    "relative": in_views(style_energy.relative, lambda x: style_energy.grams([x])),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ENERGIES if name != "palette"])
+def test_views_in_front_are_compared_each_with_its_own_references(name):
+    x, wanted = draw(3, 2, 3, 6, 6), draw(3, 4, 3, 6, 6, seed=9)
+    each = torch.stack([ENERGIES[name](f, w) for f, w in zip(x, wanted, strict=True)])
+    torch.testing.assert_close(IN_VIEWS[name](x, wanted), each)
 
 
 @pytest.mark.parametrize("name", ENERGIES)

@@ -55,9 +55,10 @@ def test_block_maps_are_the_tokens_behind_a_block_and_keys_those_of_its_attentio
         blocks[1].register_forward_hook(lambda module, inputs, output: seen.update(block=output)),
         blocks[2].ln_1.register_forward_hook(lambda module, inputs, output: seen.update(entering=output)),
     ]
-    keys, block = network.maps(x, torch.zeros(2), ["keys 3", "block 2"])
+    network.encode_image(((x + 1) / 2 - network.mean) / network.std)  # open_clip's own pass
     for hook in hooks:
         hook.remove()
+    keys, block = network.maps(x, torch.zeros(2), ["keys 3", "block 2"])
     assert block.shape == keys.shape == (2, 64, 4, 4)
     torch.testing.assert_close(block.flatten(2).transpose(1, 2), seen["block"][:, 1:])
     attention = blocks[2].attn
@@ -68,13 +69,16 @@ def test_block_maps_are_the_tokens_behind_a_block_and_keys_those_of_its_attentio
 @pytest.mark.parametrize("config", [VIT, RESNET], ids=["ViT", "ResNet"])
 def test_nothing_behind_the_last_layer_asked_for_is_computed(clips, config):
     network = clips[config]
-    last = network.visual.transformer.resblocks[2] if config is VIT else network.visual.layer4
+    last = network.visual.transformer.resblocks[2].ln_1 if config is VIT else network.visual.layer4
     ran = []
     hook = last.register_forward_hook(lambda *_: ran.append(1))
     first = "block 1" if config is VIT else "layer1"
-    network.maps(torch.rand(1, 3, config.image_size, config.image_size), torch.zeros(1), [first])
-    hook.remove()
+    picture = torch.rand(1, 3, config.image_size, config.image_size)
+    network.maps(picture, torch.zeros(1), [first])
     assert not ran
+    network.embed(picture, torch.zeros(1))
+    hook.remove()
+    assert ran
 
 
 def test_a_prompt_longer_than_the_context_is_refused_and_not_cut(clips):

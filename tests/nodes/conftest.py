@@ -58,13 +58,12 @@ def one_by_one(monkeypatch):
 
     from pack.models.clip_noisy.network import ClipNoisy
 
-    def each(look):
-        def looks(self, x, t, *layers):
-            found = [look(self, *one, *layers) for one in zip(x.split(1), t.split(1), strict=True)]
-            alone = isinstance(found[0], torch.Tensor)
-            return torch.cat(found) if alone else [torch.cat(maps) for maps in zip(*found, strict=True)]
+    def each(encode):
+        def one_by_one(self, x, t, names):
+            found = [encode(self, *one, names) for one in zip(x.split(1), t.split(1), strict=True)]
+            return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
-        return looks
+        return one_by_one
 
     def each_prediction(predict, args):
         x, t, conds = args["input"], args["timestep"], {**args["c"]}
@@ -76,6 +75,5 @@ def one_by_one(monkeypatch):
         model.set_model_unet_function_wrapper(each_prediction)
         return model
 
-    for name in ("maps", "embed"):
-        monkeypatch.setattr(ClipNoisy, name, each(getattr(ClipNoisy, name)))
+    monkeypatch.setattr(ClipNoisy, "encode", each(ClipNoisy.encode))
     return prepared

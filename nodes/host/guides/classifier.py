@@ -15,7 +15,7 @@ from ....guidance.sampling import Gradient
 from ....models.architecture import Checkpoint, Facts
 from ....models.schedule import NoiseSchedule
 from ..gradients import autograd_on
-from ..memory import hosted, network_input
+from ..memory import halved, hosted, network_input
 from ..model import COLOURS
 
 
@@ -43,18 +43,19 @@ class HostClassifier:
         model.set_additional_models("guidance_classifier", [self.patcher])
         return model
 
-    def logits(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x [B 3 H W] = x0 + sigma noise, sigma [B] -> [B classes]."""
-        return self.patcher.model(*network_input(self.patcher, self.schedule, x, sigma)).to(x.device)
+    def logits(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """x [B 3 H W] = x0 + sigma noise, sigma [B], None where x is clean -> [B classes]."""
+        given, t = network_input(self.patcher, self.schedule, x, sigma)
+        return self.patcher.model(given.to(next(self.patcher.model.parameters()).dtype), t).to(x)
 
 
 def load_classifier(checkpoint: Checkpoint) -> HostClassifier:
-    """In float32."""
+    """In what `halved` chooses."""
 
     def build(device: Any) -> torch.nn.Module:
         network = checkpoint.build(operations=comfy.ops.manual_cast, device=device)
         network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()}, strict=True)
-        return network
+        return halved(network)
 
     return HostClassifier(checkpoint.name, checkpoint.facts, hosted(build))
 

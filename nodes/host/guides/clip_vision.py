@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ....models.architecture import Facts
-from ....models.encoder import DIFFERENCE, SELF_SIMILARITY, STYLE, NoTextsError
+from ....models.encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder, NoTextsError
 from ..gradients import differentiable
 from .encoder import Encoder, ReadText
 
@@ -22,7 +22,7 @@ class _Enough(Exception):  # noqa: N818  it is no error
     """Ends a forward pass behind the last layer that was asked for."""
 
 
-class VisionNetwork:
+class VisionNetwork(ImageEncoder):
     """An `ImageEncoder` around the host's CLIP_VISION: CLIP, SigLIP or DINOv2."""
 
     def __init__(self, clip_vision: Any):
@@ -45,31 +45,29 @@ class VisionNetwork:
         half = [f"block {(depth + 1) // 2}"]
         return {STYLE: self.layers[: min(3, depth)], DIFFERENCE: half, SELF_SIMILARITY: [f"block {depth}"]}
 
-    def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        places = [int(name.split()[1]) - 1 for name in layers]
-        found: dict[int, Tensor] = {}
+    def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        places = {int(name.split()[1]) - 1: name for name in names if name != EMBEDDING}
+        last = -1 if EMBEDDING in names else max(places)
+        found: dict[str, Tensor] = {}
 
         def keep(place: int) -> Any:
             def hook(module: Any, inputs: Any, output: Any) -> None:
                 # the host's next block adds to this very tensor
-                found[place] = (output[0] if isinstance(output, tuple) else output).clone()
-                if place == max(places):
+                found[places[place]] = _map(output[0] if isinstance(output, tuple) else output).float().clone()
+                if place == last:
                     raise _Enough
 
             return hook
 
-        hooks = [self.blocks[place].register_forward_hook(keep(place)) for place in set(places)]
+        hooks = [self.blocks[place].register_forward_hook(keep(place)) for place in places]
         try:
-            self._run(x)
+            found[EMBEDDING] = self._run(x)[2].float()
         except _Enough:
             pass
         finally:
             for hook in hooks:
                 hook.remove()
-        return [_map(found[place]).float() for place in places]
-
-    def embed(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._run(x)[2].float()
+        return found
 
     def embed_text(self, text: str) -> Tensor:
         raise NoTextsError("this encoder has no text tower; connect clip of the same CLIP to Encoder from CLIP Vision")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import comfy.model_management as mm
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ....models.architecture import Checkpoint, Facts
-from ....models.encoder import ImageEncoder
+from ....models.encoder import EMBEDDING, ImageEncoder
 from ....models.schedule import NoiseSchedule
-from ..memory import hosted, network_input
+from ..memory import halved, hosted, network_input
 from .references import References
 
 ReadText = Callable[[str], Tensor]  # text -> [1 D], not normalised
+TEXT_BYTES = 2**24  # of main memory, for each encoder
 
 
 class Encoder:
@@ -39,7 +40,7 @@ class Encoder:
         self.patchers = list(patchers)
         self.text_patchers = list(text_patchers)  # needed while a text is read, not while sampling
         self.read_text = read_text
-        self.texts: dict[str, Tensor] = {}  # every text once
+        self.texts = References(TEXT_BYTES)  # every text once
         self.references = References()
         self.schedule = NoiseSchedule.of(facts)
 
@@ -59,20 +60,27 @@ class Encoder:
 
     def text(self, text: str) -> Tensor:
         """[1 D]. Raises ValueError for texts that the encoder can't read, and where it reads none."""
-        if text not in self.texts:
+
+        def read() -> list[Tensor]:
             mm.load_models_gpu([*self.patchers, *self.text_patchers])
             with torch.inference_mode(False), torch.no_grad():
-                self.texts[text] = self.read_text(text).float().cpu()
-        return self.texts[text]
+                return [self.read_text(text).float()]
+
+        return self.texts.get(text, read)[0]
+
+    def encode(self, x: Tensor, sigma: Tensor | None, names: Collection[str]) -> Mapping[str, Tensor]:
+        """Layers and EMBEDDING by name, in one pass; sigma None: x is clean."""
+        given = network_input(self.patchers[0], self.schedule, x, sigma)
+        return {name: part.to(x) for name, part in self.network.encode(*given, names).items()}
 
     def embed(self, x: Tensor, sigma: Tensor) -> Tensor:
         """[B D]."""
-        return self.network.embed(*network_input(self.patchers[0], self.schedule, x, sigma)).to(x.device)
+        return self.encode(x, sigma, [EMBEDDING])[EMBEDDING]
 
     def maps(self, x: Tensor, sigma: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """One [B C h w] a layer."""
-        given = network_input(self.patchers[0], self.schedule, x, sigma)
-        return [part.to(x.device) for part in self.network.maps(*given, layers)]
+        found = self.encode(x, sigma, layers)
+        return [found[name] for name in layers]
 
     def with_text_of(self, other: Encoder) -> Encoder:
         """The same network with another encoder's text tower."""
@@ -81,14 +89,14 @@ class Encoder:
 
 
 def load_encoder(checkpoint: Checkpoint) -> Encoder:
-    """In float32."""
+    """In what `halved` chooses."""
 
     def build(device: Any) -> torch.nn.Module:
         with torch.device(device):
             network = checkpoint.build()
         state = {key: value.float() if value.is_floating_point() else value for key, value in checkpoint.state.items()}
         network.load_state_dict(state, strict=True)
-        return network
+        return halved(network)
 
     patcher = hosted(build)
     network = cast(ImageEncoder, patcher.model)

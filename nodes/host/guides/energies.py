@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,17 +12,19 @@ from torch import Tensor
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.step import Energy, Step
 from ....guidance.tensors import append_dims
-from ....guidance.views import centred, look
+from ....guidance.views import centred, look, sampling_grid
 from ..pictures import Decoder
 from ..run import Course
-from .guide import Guide
-from .references import Measured
+from .guide import Features, Guide
+from .references import Measured, References
 
 REFERENCE_NOISE = 2  # keeps it apart from other noise of the same seed
 
 
-def noisy_energy(course: Course, guide: Guide, place: int, numbers: Sequence[int], step: Step) -> Energy:
-    """The guide at the noisy sample. References get noise of the same level, for each picture its own.
+def noisy_energy(
+    course: Course, guide: Guide, place: int, numbers: Sequence[int], step: Step, level: float, sight: Sight
+) -> Energy:
+    """The guide at the noisy sample. References get noise of the same `level` of sigma, for each picture its own.
 
     `place` is the guide's number, which keeps its noise apart from others'; `numbers` are those of the pictures.
     Raises ValueError for samples of another size than the guide's, and for noise of another size than 1.
@@ -37,18 +41,17 @@ def noisy_energy(course: Course, guide: Guide, place: int, numbers: Sequence[int
             f"{guide.owner} of the guide '{guide.name}' looks at noisy pictures of {guide.size} x {guide.size}, the "
             f"sample is {width} x {height}; use that size, or gradient = at denoised"
         )
-    purpose = (REFERENCE_NOISE, place, level_bits(float(step.sigma[0])) if guide.fresh_noise else 0)
+    purpose = (REFERENCE_NOISE, place, level_bits(level) if guide.fresh_noise else 0)
 
     def energy(x: Tensor, sigma: Tensor) -> Tensor:
-        x, level = step.noisy(x)
-        found = guide.measure(x, level)
+        x, sigma = step.noisy(x)
+        found = sight.measured(guide, x, sigma)
         if guide.reference is None:
-            return guide.compare(found, [part.to(step.x).clone() for part in guide.wanted or []])
+            return guide.compare(found, sight.wanted(guide))
         pictures = centred(guide.reference.to(step.x), guide.size, guide.size)
         noise = own_noise((len(x), *pictures.shape), course.seed, numbers, *purpose).to(pictures)
-        wanted = _noisy_references(guide, pictures, noise, level)
-        rows = [([f[k : k + 1] for f in found], [w[k] for w in wanted]) for k in range(len(x))]
-        return torch.cat([guide.compare(*row) for row in rows])
+        wanted = _noisy_references(guide, pictures, noise, sigma)
+        return guide.compare([part[:, None] for part in found], wanted)[:, 0]
 
     return energy
 
@@ -60,54 +63,95 @@ def _noisy_references(guide: Guide, pictures: Tensor, noise: Tensor, level: Tens
     return [part.unflatten(0, noise.shape[:2]) for part in measured]
 
 
-def colour_energy(guide: Guide, decoder: Decoder) -> Energy:
+def colour_energy(guide: Guide, decoder: Decoder, sight: Sight) -> Energy:
     """The guide at the colours of the predicted sample."""
 
     def energy(z: Tensor, sigma: Tensor) -> Tensor:
-        return guide.compare(
-            guide.measure(decoder.colours(z), sigma), [part.to(z).clone() for part in guide.wanted or []]
-        )
+        return guide.compare(guide.measure(decoder.colours(z), sigma), sight.wanted(guide))
 
     return energy
 
 
-def clean_energy(guide: Guide, decoder: Decoder, boxes: Tensor, smallest: float) -> Energy:
-    """The guide at the predicted picture through several views [V 4]; the mean over views and frames.
+def clean_energy(guide: Guide, sight: Sight) -> Energy:
+    """The guide at the predicted picture [B*F 3 H W] through several views; the mean over views and frames."""
 
-    `smallest`: pixels that the picture should at least have for the guides of the application.
-    """
-
-    def energy(z: Tensor, sigma: Tensor) -> Tensor:
-        pictures = decoder.pixels(z, smallest)
-        seen = look(pictures, boxes, guide.size)
-        measured = guide.measure(seen, sigma[:1].expand(len(seen)))
-        by_view = [part.unflatten(0, (len(boxes), len(pictures))) for part in measured]
-        wanted = clean_wanted(guide, boxes, pictures)
-        losses = [
-            guide.compare([part[view] for part in by_view], [part[view % len(part)] for part in wanted])
-            for view in range(len(boxes))
-        ]
-        frames = len(pictures) // len(z)
-        return torch.stack(losses).mean(0).unflatten(0, (len(z), frames)).mean(1)
+    def energy(pictures: Tensor, sigma: Tensor) -> Tensor:
+        views = len(sight.boxes)
+        measured = sight.measured(guide, sight.looked(guide.size, pictures), None)
+        wanted = sight.clean_wanted(guide, pictures)
+        by_view = [part.unflatten(0, (views, -1)) for part in measured]
+        if not wanted:  # a classifier's labels are those of a batch
+            losses = torch.cat([guide.compare([part[view] for part in by_view], []) for view in range(views)])
+        elif len(wanted[0]) > 1:  # each view has its own
+            losses = guide.compare(by_view, wanted)
+        else:
+            losses = guide.compare(measured, [part[0] for part in wanted])
+        return losses.reshape(views, len(sigma), -1).mean((0, 2))
 
     return energy
 
 
-def clean_wanted(guide: Guide, boxes: Tensor, like: Tensor) -> Measured:
-    """What the guide wants to see in each view of pictures `like`, [V n ...], or in all, [1 n ...].
+@dataclass(eq=False)
+class Sight:
+    """What guides of one application see at a step: each view and each pass of an encoder once, whoever asks."""
 
-    A reference is seen through the same crops and measured once.
-    """
-    if guide.reference is None:
-        return [part.to(like).clone()[None] for part in guide.wanted or []]
-    reference = guide.reference
-    boxes = boxes if guide.same_view else boxes[:1]
+    guides: Sequence[Guide]
+    boxes: Tensor  # of the views, [V 4]
+    near: Near
+    known: dict[Any, tuple[Tensor, Any]] = field(default_factory=dict)  # by what was done with a tensor; the last ones
 
-    def measure() -> Measured:
-        pictures = centred(reference.to(like), *like.shape[-2:])
-        seen = look(pictures, boxes, guide.size)
-        measured = guide.measured(seen, seen.new_zeros(len(seen)))
-        return [part.unflatten(0, (len(boxes), len(pictures))) for part in measured]
+    def looked(self, size: int, pictures: Tensor) -> Tensor:
+        """Pictures [B 3 H W] through the views, [V*B 3 size size]."""
 
-    key = (*guide.reference_key, tuple(boxes.flatten().tolist()), tuple(like.shape[-2:]))
-    return [part.to(like.device) for part in guide.references.get(key, measure)]
+        def see() -> Tensor:
+            return look(pictures, self.boxes, size, self.near.grid(self.boxes, size, pictures))
+
+        return self._once(("view", size), pictures, see)
+
+    def measured(self, guide: Guide, pictures: Tensor, sigma: Tensor | None) -> Measured:
+        """What a guide measures, by a pass of its encoder that has all features that guides of it look at."""
+        measure = guide.measure
+        if not isinstance(measure, Features):
+            return measure(pictures, sigma)
+        encoder, theirs = measure.encoder, [guide.measure for guide in self.guides]
+        alike = [other for other in theirs if isinstance(other, Features) and other.encoder.network is encoder.network]
+        names = dict.fromkeys(name for other in alike for name in other.names)
+        found = self._once(id(encoder.network), pictures, lambda: encoder.encode(pictures, sigma, list(names)))
+        return measure.of(found)
+
+    def wanted(self, guide: Guide) -> Measured:
+        """What a guide without a reference wants, [n ...] each."""
+        return self.near.get(id(guide), lambda: [part.float().clone() for part in guide.wanted or []])
+
+    def clean_wanted(self, guide: Guide, pictures: Tensor) -> Measured:
+        """What a guide wants to see in each view of clean pictures, [V n ...], or in all, [1 n ...].
+
+        A reference is seen through the same crops and measured once.
+        """
+        if guide.reference is None:
+            return [part[None] for part in self.wanted(guide)]
+        boxes = self.boxes if guide.same_view else self.boxes[:1]
+        key = (*guide.reference_key, tuple(boxes.flatten().tolist()), tuple(pictures.shape[-2:]))
+
+        def measure() -> Measured:
+            assert guide.reference is not None
+            references = centred(guide.reference.to(pictures), *pictures.shape[-2:])
+            measured = guide.measured(look(references, boxes, guide.size), None)
+            return [part.unflatten(0, (len(boxes), len(references))) for part in measured]
+
+        return self.near.get((id(guide.references), key), lambda: guide.references.get(key, measure))
+
+    def _once(self, key: Any, x: Tensor, make: Callable[[], Any]) -> Any:
+        if key not in self.known or self.known[key][0] is not x:
+            self.known[key] = (x, make())
+        return self.known[key][1]
+
+
+class Near(References):
+    """What a run keeps on the sample's device, so that its steps wait for no copies."""
+
+    def grid(self, boxes: Tensor, size: int, like: Tensor) -> Tensor | None:
+        """The `sampling_grid` of views; None where a single one needs none."""
+        if len(boxes) == 1:
+            return None
+        return self.get((size, *boxes.flatten().tolist()), lambda: [sampling_grid(boxes, size).to(like)])[0]

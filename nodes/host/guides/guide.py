@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ....guidance.labels import parse_labels
 from ....guidance.palette_energy import quantiles, sliced_wasserstein
 from ....guidance.structure_energy import METHODS
 from ....guidance.weight import Weight
-from ....models.encoder import STYLE, chosen_layers
+from ....models.encoder import EMBEDDING, STYLE, chosen_layers
 from ..model import is_pixel_model
 from .classifier import HostClassifier
 from .encoder import Encoder
@@ -25,8 +25,23 @@ from .references import Measured, References, fingerprint
 
 LAMBDA = 0.35  # weight 1 of a guide without a published scale: its length over `Step.reach`
 COLOURS_ONLY = 0  # size of a guide that needs no pictures, only the colours of a sample
-Measure = Callable[[Tensor, Tensor], Measured]  # (pictures [B 3 H W], sigma [B])
+Measure = Callable[[Tensor, "Tensor | None"], Measured]  # (pictures [B 3 H W], sigma [B], None: they are clean)
 Compare = Callable[[Measured, Measured], Tensor]  # (measured, wanted [n ...]) -> [B], lower is better
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A measure of an encoder's features; those of one encoder can be had in one pass."""
+
+    encoder: Encoder
+    names: Sequence[str]
+    summary: Callable[[list[Tensor]], Measured] = list
+
+    def __call__(self, pictures: Tensor, sigma: Tensor | None) -> Measured:
+        return self.of(self.encoder.encode(pictures, sigma, self.names))
+
+    def of(self, found: Mapping[str, Tensor]) -> Measured:
+        return self.summary([found[name] for name in self.names])
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +81,7 @@ class Guide:
             )
         return self.size != COLOURS_ONLY and not is_pixel_model(model)
 
-    def measured(self, pictures: Tensor, sigma: Tensor) -> Measured:
+    def measured(self, pictures: Tensor, sigma: Tensor | None) -> Measured:
         """What reference pictures measure, without a graph."""
         with torch.no_grad():
             return [part.detach() for part in self.measure(pictures, sigma)]
@@ -80,7 +95,7 @@ def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Ten
         weight=weight,
         mask=mask,
         kind="text",
-        measure=lambda pictures, sigma: [encoder.embed(pictures, sigma)],
+        measure=Features(encoder, [EMBEDDING]),
         compare=lambda found, wanted: DISTANCES[loss](found[0], wanted[0]),
         least=LEAST[loss],
         wanted=[encoder.text(text)],
@@ -95,7 +110,7 @@ def content_guide(encoder: Encoder, image: Tensor, weight: Weight, fresh: bool, 
         weight=weight,
         mask=mask,
         kind="content",
-        measure=lambda pictures, sigma: [encoder.embed(pictures, sigma)],
+        measure=Features(encoder, [EMBEDDING]),
         compare=lambda found, wanted: cosine(found[0], wanted[0]),
         least=LEAST["cosine"],
         reference=image,
@@ -115,7 +130,7 @@ def structure_guide(
         weight=weight,
         mask=mask,
         kind=method,
-        measure=lambda pictures, sigma: encoder.maps(pictures, sigma, names),
+        measure=Features(encoder, names),
         compare=METHODS[method],
         reference=image,
         same_view=True,
@@ -129,17 +144,13 @@ def style_guide(
 ) -> Guide:
     """Gram matrices: as SDG released it for noise-aware encoders, relative to the reference's for others."""
     names = chosen_layers(layers, encoder.network, STYLE)
-
-    def measure(pictures: Tensor, sigma: Tensor) -> Measured:
-        return [style_energy.gram(maps) for maps in encoder.maps(pictures, sigma, names)]
-
     return _guide(
         encoder,
         name="style",
         weight=weight,
         mask=mask,
         kind="style",
-        measure=measure,
+        measure=Features(encoder, names, style_energy.grams),
         compare=style_energy.squared if encoder.noise_aware else style_energy.relative,
         reference=image,
         same_view=True,

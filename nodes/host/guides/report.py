@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ....guidance.combine import Steered
+from ....guidance.gradient import Reading
 
 
 def prompt_id() -> str | None:
@@ -20,40 +23,65 @@ def prompt_id() -> str | None:
 
 @dataclass
 class Report:
-    """One application's readings, a row for each guide and evaluation; means over the batch."""
+    """One application's readings, a row for each guide and evaluation; means over the batch.
+
+    They stay on the model's device until `finish`, so that no step waits for them.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     runs: int = 0
     prompt: str | None = None  # workflow of the last run
     decoder: str = ""  # how the guides get pixels of latents; empty: they need none
     idle: str = ""  # why the guides did nothing in the last run, if they could not
 
     def begin(self, idle: str = "") -> None:
-        self.rows, self.idle = [], idle
+        self.rows, self.looks, self.idle = [], [], idle
         self.runs += 1
         self.prompt = prompt_id()
 
     def add(self, sigma: float, progress: float, steered: Steered) -> None:
-        capped = float(steered.capped.float().mean())
-        for reading in steered.readings:
+        self.looks += [(sigma, progress, reading, steered.capped) for reading in steered.readings]
+
+    def finish(self) -> list[str]:
+        """Makes rows of what the run found; returns the guides that had gradients left out as NaN or infinite."""
+        looks, self.looks = self.looks, []
+        for (sigma, progress, reading, _), (loss, grad_norm, lambda_, capped, dropped) in _numbers(looks):
             self.rows.append(
                 {
                     "guide": reading.name,
                     "sigma": round(sigma, 5),
                     "progress": round(progress, 4),
-                    "loss": _number(reading.loss),
-                    "grad_norm": _number(reading.grad_norm),
-                    "lambda": _number(reading.lambda_),
-                    "capped": capped,
-                    "dropped": float(reading.dropped.float().mean()),
+                    "loss": _mean(loss),
+                    "grad_norm": _mean(grad_norm),
+                    "lambda": _mean(lambda_),
+                    "capped": _mean(capped),
+                    "dropped": _mean(dropped),
                 }
             )
+        return list(dict.fromkeys(row["guide"] for row in self.rows if row["dropped"]))
 
 
-def _number(values: Tensor) -> float | None:
-    """The mean of those that are finite; None if none is, which JSON can say and NaN it can't."""
-    finite = values[torch.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
+Look = tuple[float, float, Reading, Tensor]  # sigma, progress, one guide's reading, which samples were capped [B]
+
+
+def _numbers(looks: list[Look]) -> Iterator[tuple[Look, list[list[float]]]]:
+    """Each look with its five numbers for each sample; the device is waited for once."""
+    if not looks:
+        return
+    kinds = zip(*[(r.loss, r.grad_norm, r.lambda_, capped, r.dropped) for _, _, r, capped in looks], strict=True)
+    values = torch.stack([torch.cat(kind).float() for kind in kinds]).tolist()
+    start = 0
+    for look in looks:
+        end = start + len(look[2].loss)
+        yield look, [row[start:end] for row in values]
+        start = end
+
+
+def _mean(values: list[float]) -> float | None:
+    """Of those that are finite; None if none is, which JSON can say and NaN it can't."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else None
 
 
 def by_guide(reports: list[Report]) -> dict[str, list[dict[str, Any]]]:

@@ -44,7 +44,18 @@ def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
             "Apply Guides: every counts the steps of this run alone, and the run goes on where another ended; in a "
             "chain of samplers it begins anew in each"
         )
+    for sigma in course.sigmas:
+        course.progress_of(sigma)  # known before the run: a step doesn't wait for the host's tables
     return GuidedRun(course, parts)
+
+
+def _end(run: GuidedRun) -> None:
+    """The numbers of the reports, a warning of what was left out, and room for the references of other runs."""
+    names = [name for application in run.applications for name in application.report.finish()]
+    for name in dict.fromkeys(names):
+        logging.warning("Diffusion Guidance: the gradient of %s was NaN or infinite and was left out", name)
+    for references in {guide.references for application in run.applications for guide in application.guides}:
+        references.end_run()
 
 
 def _refuse_unfit(course: Course, parts: Sequence[Application]) -> None:
@@ -78,7 +89,8 @@ def _around_prediction(
     run: GuidedRun | None = state_in(guider.model_options, KEY)
     if run is None or stands_still(guider.model_options, timestep):
         return executor(x, timestep, options, *args, **kwargs)
-    work = jobs_of(run, x, run.course.level(timestep))
+    level = run.course.level(timestep)
+    work = jobs_of(run, x, level)
     if not work:
         return executor(x, timestep, options, *args, **kwargs)
 
@@ -87,7 +99,7 @@ def _around_prediction(
             return executor(x, timestep, options, *args, **kwargs), None
         return with_graph(guider, lambda y, o: executor(y, timestep.clone(), o, *args, **kwargs), x, options)
 
-    return guided_prediction(run, work, predict, x, timestep, options)
+    return guided_prediction(run, work, predict, x, timestep, level, options)
 
 
 FEATURE = Feature(
@@ -95,4 +107,5 @@ FEATURE = Feature(
     _begin,
     {WrappersMP.PREPARE_SAMPLING: _around_loading, WrappersMP.PREDICT_NOISE: _around_prediction},
     nodes="Apply Guides",
+    end=_end,
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import comfy.model_management as mm
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....guidance.combine import EXACT, Steered, steer
-from ....guidance.gradient import Term
+from ....guidance.gradient import Term, View
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
 from ....guidance.samplers import first_order
@@ -25,12 +25,24 @@ from ..pictures import Decoder, area
 from ..run import HANDOVER, SAME, Course, Handover
 from ..sampling import INDICES, Steps
 from .application import THROUGH, VIEW_DETAIL, Application
-from .energies import clean_energy, colour_energy, noisy_energy
+from .energies import Near, Sight, clean_energy, colour_energy, noisy_energy
 from .guide import COLOURS_ONLY, LAMBDA, Guide
 
 LATENT_STD, PIXEL_STD = 1.0, 0.5  # of clean data
+NEAR_BYTES = 2**28  # of what a run keeps on the sample's device
 CROP_SETS = 4  # of the random crops; a reference's features are kept for each
 AGAIN_NOISE = 3  # of recurrence: keeps it apart from other noise of the same seed
+
+
+@lru_cache(1024)
+def _crop_set(bits: int) -> int:
+    return int(torch.randint(CROP_SETS, (1,), generator=torch.Generator().manual_seed(bits)))
+
+
+@lru_cache(64)
+def _crops(views: int, place: int) -> Tensor:
+    with torch.inference_mode(False):
+        return crops(views, torch.Generator().manual_seed(place))
 
 
 @dataclass
@@ -48,17 +60,25 @@ class GuidedRun:
 
     course: Course
     applications: Sequence[Application]
-    decoders: dict[int, Decoder] = field(default_factory=dict)
+    views: dict[Any, View] = field(default_factory=dict)  # pixels of samples, by decoder and size
+    near: dict[torch.device, Near] = field(default_factory=dict)
     last: dict[int, LastDirection] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
 
-    def crops(self, views: int, sigma: float) -> Tensor:
-        """The same few sets for all runs, so that what references show through them is measured once.
+    def sight(self, job: Job, device: torch.device, sigma: float) -> Sight:
+        """What the active guides of an application see at a noise level.
 
-        Which one belongs to the noise level: a run that is cut in two looks as the whole one does.
+        Crops are of the same few sets for all runs, so that what references show through them is measured once. Which
+        one belongs to the noise level: a run that is cut in two looks as the whole one does.
         """
-        place = int(torch.randint(CROP_SETS, (1,), generator=torch.Generator().manual_seed(level_bits(sigma))))
-        return crops(views, torch.Generator().manual_seed(place))
+        near = self.near.setdefault(device, Near(limit=NEAR_BYTES, device=device))
+        boxes = _crops(job.application.views, _crop_set(level_bits(sigma)))
+        return Sight([guide for guide, _ in job.weights], boxes, near)
+
+    def view(self, application: Application) -> View:
+        """The pixels of samples that an application's guides look at; one decoder and size decodes them once."""
+        smallest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+        decoder = Decoder(self.course.model, application.vae)
+        return self.views.setdefault((id(application.vae), smallest), View(lambda z: decoder.pixels(z, smallest)))
 
     def numbers(self, x: Tensor) -> Sequence[int]:
         """The number of each picture: image i of a batch has the noise of `seed + i`."""
@@ -100,11 +120,19 @@ def _active(weights: list[tuple[Guide, float]]) -> tuple[int, ...]:
 
 
 def guided_prediction(
-    run: GuidedRun, work: list[Job], predict: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]
+    run: GuidedRun,
+    work: list[Job],
+    predict: Any,
+    x: Tensor,
+    timestep: Tensor,
+    level: float,
+    options: dict[str, Any],
 ) -> Tensor:
-    """The prediction with every application's direction, repeated where recurrence was asked for."""
+    """The prediction with every application's direction, repeated where recurrence was asked for.
+
+    `level` is the sigma of `timestep`.
+    """
     sigma = timestep.flatten().expand(len(x)).float()
-    level = float(sigma[0])
     following = run.course.following(level)
     repeats = max(job.application.recurrence for job in work) if following > 0 else 1
     start = x
@@ -115,9 +143,13 @@ def guided_prediction(
             handover.take()  # of the repetition before
         needs_graph = any(job.application.gradient == THROUGH and job.fresh for job in work)
         denoised, pull_back = predict(x, needs_graph)
-        step = _step(run.course, x, sigma, denoised, pull_back)
-        for job in work:
-            _look(run, job, step)
+        step = _step(run.course, x, sigma, level, denoised, pull_back)
+        try:
+            for job in work:
+                _look(run, job, step, level)
+        finally:
+            for view in run.views.values():
+                view.forget()
         denoised = _moved(work, step, handover)
         if repeat + 1 < repeats:
             noise = own_noise(x.shape, run.course.seed, run.numbers(x), AGAIN_NOISE, level_bits(level), repeat)
@@ -127,7 +159,7 @@ def guided_prediction(
     return denoised
 
 
-def _step(course: Course, x: Tensor, sigma: Tensor, denoised: Tensor, pull_back: Any) -> Step:
+def _step(course: Course, x: Tensor, sigma: Tensor, level: float, denoised: Tensor, pull_back: Any) -> Step:
     with torch.inference_mode(False):
         return Step(
             x=x.detach().float().clone(),
@@ -136,7 +168,7 @@ def _step(course: Course, x: Tensor, sigma: Tensor, denoised: Tensor, pull_back:
             flow=course.flow,
             data_std=PIXEL_STD if is_pixel_model(course.model) else LATENT_STD,
             pull_back=pull_back,
-            now=_now(course, float(sigma[0])),
+            now=_now(course, level),
         )
 
 
@@ -152,21 +184,15 @@ def _now(course: Course, sigma: float) -> float:
     return first_order(levels[index], levels[index + 1], 0.0, course.flow).now
 
 
-def _look(run: GuidedRun, job: Job, step: Step) -> None:
+def _look(run: GuidedRun, job: Job, step: Step, level: float) -> None:
     """Evaluates the guides of an application and keeps what they ask for, in units of |x - denoised|."""
     if not job.fresh:
         return
     mm.throw_exception_if_processing_interrupted()
     with autograd_on():
-        terms = [_term(run, job, place, step) for place in range(len(job.weights))]
+        sight = run.sight(job, step.x.device, level)
+        terms = [_term(run, job, place, step, level, sight) for place in range(len(job.weights))]
         steered = steer(step, terms, job.application.cap, job.application.inner_steps)
-    decoder = run.decoders.get(id(job.application))
-    if decoder is not None:
-        decoder.seen = None
-    for reading in steered.readings:
-        if reading.dropped.any() and reading.name not in run.warned:
-            run.warned.add(reading.name)
-            logging.warning("Diffusion Guidance: the gradient of %s was NaN or infinite and was left out", reading.name)
     distance = append_dims(step.distance.clamp(min=1e-12), step.x.ndim)
     job.last.steered = Steered(
         None if steered.exact is None else steered.exact / distance,
@@ -175,7 +201,7 @@ def _look(run: GuidedRun, job: Job, step: Step) -> None:
         steered.capped,
     )
     job.last.step, job.last.guides = job.index, _active(job.weights)
-    job.application.report.add(float(step.sigma[0]), run.course.progress_of(float(step.sigma[0])), steered)
+    job.application.report.add(level, run.course.progress_of(level), steered)
 
 
 def _moved(work: list[Job], step: Step, handover: Handover | None) -> Tensor:
@@ -196,21 +222,20 @@ def _moved(work: list[Job], step: Step, handover: Handover | None) -> Tensor:
     return denoised
 
 
-def _term(run: GuidedRun, job: Job, place: int, step: Step) -> Term:
+def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight: Sight) -> Term:
     """A guide of an application as the core wants it."""
     application, (guide, weight) = job.application, job.weights[place]
     estimator = application.estimator(guide, is_pixel_model(run.course.model))
     relative = application.relative(estimator)
     if guide.check_batch is not None:
         guide.check_batch(len(step.x))
-    decoder = run.decoders.setdefault(id(job.application), Decoder(run.course.model, application.vae))
+    view = None
     if estimator == EXACT:
-        energy = noisy_energy(run.course, guide, place, run.numbers(step.x), step)
+        energy = noisy_energy(run.course, guide, place, run.numbers(step.x), step, level, sight)
     elif guide.size == COLOURS_ONLY:
-        energy = colour_energy(guide, decoder)
+        energy = colour_energy(guide, Decoder(run.course.model, application.vae), sight)
     else:
-        largest = max(guide.size for guide in application.guides)
-        energy = clean_energy(guide, decoder, run.crops(application.views, float(step.sigma[0])), largest * VIEW_DETAIL)
+        energy, view = clean_energy(guide, sight), run.view(application)
     return Term(
         name=guide.name,
         energy=energy,
@@ -219,4 +244,5 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step) -> Term:
         estimator=estimator,
         mask=area(guide.mask, run.course.denoise_mask, step.x),
         least=guide.least,
+        view=view,
     )
