@@ -6,6 +6,7 @@ harder (Shen et al. 2024, arXiv 2403.12404).
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,16 @@ def crops(count: int, generator: torch.Generator) -> Tensor:
     side[0] = 1.0
     left, top = torch.rand(2, count, generator=generator) * (1 - side)
     return torch.stack([left, top, side, side], dim=1)
+
+
+def turn(frames: int, most: int, number: int) -> range:
+    """Which of a clip's frames are looked at the number-th time: `most` neighbours, or all where there are no more.
+
+    Neighbours, because decoders of videos look from one frame to the next. With k = ceil(frames / most), the times 0 to
+    k - 1 have them all, and so has each k times in a row: the start is min((number mod k) most, frames - most).
+    """
+    start = min(number % math.ceil(frames / most) * most, max(frames - most, 0))
+    return range(start, min(start + most, frames))
 
 
 def look(pictures: Tensor, boxes: Tensor, size: int, grid: Tensor | None = None) -> Tensor:

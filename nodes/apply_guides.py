@@ -11,7 +11,7 @@ from ..guidance.gradient import ESTIMATORS
 from . import sockets
 from .guides import CATEGORY
 from .host.errors import GuidanceNode, about
-from .host.guides.application import AUTO, UNITS, Application
+from .host.guides.application import AUTO, FRAMES, UNITS, Application
 from .host.guides.guide import Guide
 from .host.guides.report import Report, by_guide, decoders, remark
 from .host.guides.run import applications, apply
@@ -133,6 +133,16 @@ class ApplyGuides(GuidanceNode):
                     advanced=True,
                     tooltip="A small decoder (TAESD) for the guides, loaded with Load VAE.",
                 ),
+                io.Int.Input(
+                    "frames",
+                    default=FRAMES,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of a video: how many neighbouring frames of the latent are decoded and looked at in a "
+                    "step. The next step has the next ones. Fewer need less memory; pictures don't mind.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
@@ -152,6 +162,7 @@ class ApplyGuides(GuidanceNode):
         recurrence: int,
         vae: Any | None = None,
         tiny_vae: Any | None = None,
+        frames: int = FRAMES,
     ) -> io.NodeOutput:
         active = [guide for guide in guides if guide.weight.value and guide.weight.start < guide.weight.end]
         if not active or strength == 0:
@@ -173,6 +184,7 @@ class ApplyGuides(GuidanceNode):
                     inner_steps=inner_steps,
                     views=views,
                     recurrence=recurrence,
+                    frames=frames,
                     report=Report(decoder=name),
                 ),
             )

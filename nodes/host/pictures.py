@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,28 +176,49 @@ class Decoder:
         """Pixels a latent element is wide."""
         return self.model.model.latent_format.spacial_downscale_ratio
 
-    def pixels(self, z: Tensor, smallest: float) -> Tensor:
+    def pixels(self, z: Tensor, smallest: float, frames: range | None = None) -> Tensor:
         """A clean sample [B ...] -> [B*F 3 H W] in [-1, 1]; F frames of a video, else 1.
 
+        `frames` of a latent video are decoded, as a clip of their own; None: all.
         Latents much larger than guides of `smallest` pixels need are averaged first: decoding is what costs.
         """
-        return clamped(self._decoded(z, smallest))
+        return clamped(self._decoded(z if frames is None else z[:, :, frames.start : frames.stop], smallest))
+
+    def pictures(self, count: int) -> int:
+        """Pictures that so many latent frames of a video become."""
+        ratio = getattr(self.vae, "upscale_ratio", 1)
+        return ratio[0](count) if isinstance(ratio, tuple) else count
+
+    def one(self, shape: Sequence[int], smallest: float) -> list[int]:
+        """The shape of what the decoder is given for one picture of a sample [B C h w] or [B C T h w]."""
+        if len(shape) == VIDEO:
+            return [1, shape[1], *[1] * (not self._by_frame), *shape[3:]]
+        side = min(*shape[2:], self._enough(smallest))
+        return [1, shape[1], side, side]
+
+    @property
+    def _by_frame(self) -> bool:
+        """Whether a video's frames are decoded as pictures."""
+        return isinstance(self.vae.first_stage_model, TAESD)
+
+    def _enough(self, smallest: float) -> int:
+        return math.ceil(smallest / self.ratio)
 
     def _decoded(self, z: Tensor, smallest: float) -> Tensor:
         if self.vae is None:
             return _frames(z)
         if not isinstance(self.vae.first_stage_model, ModelSpaceTAESD):
             z = self.model.model.process_latent_out(z)
-        enough = math.ceil(smallest / self.ratio)
+        enough = self._enough(smallest)
         if z.ndim == 4 and min(z.shape[2:]) > enough:
             scale = enough / min(z.shape[2:])
             z = interpolate(z, [round(side * scale) for side in z.shape[2:]], mode="area")
         network = self.vae.first_stage_model
         dtype = getattr(self.vae, "vae_dtype", torch.float32)
-        two_d = z.ndim == VIDEO and isinstance(network, TAESD)
         device = self.vae.patcher.load_device  # the VAE's own: the host may keep it on the CPU
-        with differentiable(network, in_place=not isinstance(network, TAESD)):
-            return _frames(network.decode((_frames(z) if two_d else z).to(device, dtype)).float()).to(z.device)
+        z = _frames(z) if self._by_frame else z
+        with differentiable(network, in_place=not self._by_frame):
+            return _frames(network.decode(z.to(device, dtype)).float()).to(z.device)
 
     def colours(self, z: Tensor) -> Tensor:
         """A clean sample -> approximate colours [B 3 N] in [-1, 1] by the latent format's linear map."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pack.guidance.views import centred, crops, look, sampling_grid
+from pack.guidance.views import centred, crops, look, sampling_grid, turn
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 37), (45, 32), (32, 34), (33, 32)])
@@ -46,3 +46,12 @@ def test_a_grid_at_hand_changes_no_bit():
     pictures = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     boxes = crops(4, torch.Generator().manual_seed(1))
     assert torch.equal(look(pictures, boxes, 24), look(pictures, boxes, 24, sampling_grid(boxes, 24)))
+
+
+@pytest.mark.parametrize("frames, most", [(1, 1), (4, 4), (5, 9), (5, 2), (21, 4), (33, 8), (7, 1)])
+@pytest.mark.parametrize("first", [0, 3])
+def test_every_frame_of_a_clip_has_its_turn(frames, most, first):
+    """In as many looks in a row as it takes, each at the same number of neighbours."""
+    looks = [turn(frames, most, first + number) for number in range(-(-frames // most))]
+    assert {frame for look in looks for frame in look} == set(range(frames))
+    assert {len(look) for look in looks} == {min(frames, most)}

@@ -134,7 +134,7 @@ class Scene:
             scale=1.0,
             wanted=[self.wanted],
         )
-        settings = {"strength": 1.0, "unit": "paper", "cap": 0.0, "every": 1, "inner_steps": 1, "views": 1}
+        settings = {"strength": 1.0, "unit": "paper", "cap": 0.0, "every": 1, "inner_steps": 1, "views": 1, "frames": 1}
         with torch.inference_mode():
             given = Application([guide], None, gradient=gradient, recurrence=1, report=Report(), **settings)
             return apply(self.model, given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import torch
 
 from ....guidance.combine import EXACT
+from ..pictures import VIDEO, Decoder
 from .guide import Guide
 from .report import Report
 
 AUTO, RELATIVE = "auto", "lambda"
 UNITS = (AUTO, "paper", RELATIVE)
 THROUGH, DENOISED = "through denoiser", "at denoised"
+FRAMES = 4  # of a latent video, for each look; of most models they are thirteen pictures
 VIEW_DETAIL = 1.25  # decoded pixels for each pixel that an encoder looks at: crops look closer than the whole
 
 
@@ -33,6 +34,7 @@ class Application:
     inner_steps: int
     views: int
     recurrence: int
+    frames: int  # of a video, that a look has
     report: Report
 
     def estimator(self, guide: Guide, exact_possible: bool) -> str:
@@ -47,10 +49,11 @@ class Application:
 
 def activations(application: Application, model: Any, noise_shape: Any) -> float:
     """Bytes that a sample's guides keep for their backward, roughly: twelve times their pictures at 64 channels, and
-    three times what decoding alone would take."""
-    pictures = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
-    if application.vae is None or len(noise_shape) != 4:
-        return pictures
-    largest = max(guide.size for guide in application.guides) * VIEW_DETAIL
-    side = min(*noise_shape[2:], math.ceil(largest / model.model.latent_format.spacial_downscale_ratio))
-    return pictures + 3 * application.vae.memory_used_decode([1, noise_shape[1], side, side], torch.float32)
+    three times what decoding alone would take, for each picture of a video that a look has."""
+    decoder, clip = Decoder(model, application.vae), len(noise_shape) == VIDEO
+    pictures = decoder.pictures(min(application.frames, noise_shape[2])) if clip else 1
+    one = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
+    if application.vae is not None and len(noise_shape) in (4, VIDEO):
+        largest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+        one += 3 * application.vae.memory_used_decode(decoder.one(noise_shape, largest), torch.float32)
+    return pictures * one

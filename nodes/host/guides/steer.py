@@ -18,10 +18,10 @@ from ....guidance.recurrence import again, as_if_from
 from ....guidance.samplers import first_order
 from ....guidance.step import Step
 from ....guidance.tensors import append_dims
-from ....guidance.views import crops
+from ....guidance.views import crops, turn
 from ..gradients import autograd_on
 from ..model import is_pixel_model
-from ..pictures import Decoder, area
+from ..pictures import VIDEO, Decoder, area
 from ..run import HANDOVER, SAME, Course, Handover
 from ..sampling import INDICES, Steps
 from .application import THROUGH, VIEW_DETAIL, Application
@@ -60,7 +60,7 @@ class GuidedRun:
 
     course: Course
     applications: Sequence[Application]
-    views: dict[Any, View] = field(default_factory=dict)  # pixels of samples, by decoder and size
+    views: dict[Any, View] = field(default_factory=dict)  # pixels of samples, by decoder, size and frames
     near: dict[torch.device, Near] = field(default_factory=dict)
     last: dict[int, LastDirection] = field(default_factory=dict)
 
@@ -74,11 +74,18 @@ class GuidedRun:
         boxes = _crops(job.application.views, _crop_set(level_bits(sigma)))
         return Sight([guide for guide, _ in job.weights], boxes, near)
 
-    def view(self, application: Application) -> View:
-        """The pixels of samples that an application's guides look at; one decoder and size decodes them once."""
+    def view(self, job: Job, x: Tensor) -> View:
+        """The pixels of samples that an application's guides look at; one decoder and size decodes them once.
+
+        Of a video x, only the frames whose turn it is at this look of the run.
+        """
+        application = job.application
         smallest = max(guide.size for guide in application.guides) * VIEW_DETAIL
         decoder = Decoder(self.course.model, application.vae)
-        return self.views.setdefault((id(application.vae), smallest), View(lambda z: decoder.pixels(z, smallest)))
+        look = job.index // application.every
+        frames = turn(x.shape[2], application.frames, look) if x.ndim == VIDEO else None
+        key = (id(application.vae), smallest, frames)
+        return self.views.setdefault(key, View(lambda z: decoder.pixels(z, smallest, frames)))
 
     def numbers(self, x: Tensor) -> Sequence[int]:
         """The number of each picture: image i of a batch has the noise of `seed + i`."""
@@ -235,7 +242,7 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
     elif guide.size == COLOURS_ONLY:
         energy = colour_energy(guide, Decoder(run.course.model, application.vae), sight)
     else:
-        energy, view = clean_energy(guide, sight), run.view(application)
+        energy, view = clean_energy(guide, sight), run.view(job, step.x)
     return Term(
         name=guide.name,
         energy=energy,
