@@ -12,7 +12,7 @@ from residency import unload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.host
-ALLOWED = 1  # a step: its noise level may be read, for a schedule that doesn't tell it
+ALLOWED = 1  # a step: the wavelet's matrix, which decodes this model's latents, is copied to the device
 
 
 class Waits(TorchDispatchMode):
@@ -41,7 +41,7 @@ def networks(pack_nodes):
 
 
 def guided(networks):
-    """All three share the picture and the encoder, and so the one wait."""
+    """All three share the decoded picture, and so its one copy."""
     guides = [guide(networks, kind)[0] for kind in ("Text", "Style", "Structure")]
     return with_guides(networks, guides, "latent", gradient="at denoised")
 

@@ -13,7 +13,7 @@ from ..cfg.run import stands_still
 from ..run import Course, Feature, attach, attached, state_in
 from .application import THROUGH, Application, activations
 from .steer import GuidedRun, guided_prediction, jobs_of
-from .through import with_graph
+from .through import kept, with_graph
 
 KEY = "diffusion_guidance"
 RISING = "the last run went from a picture to its noise, where guides do nothing"
@@ -73,10 +73,10 @@ def _refuse_unfit(course: Course, parts: Sequence[Application]) -> None:
 def _around_loading(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
     """PREPARE_SAMPLING: room for what autograd keeps; the host reckons in batches of its own model."""
     parts = applications(model)
-    through = any(application.gradient == THROUGH for application in parts)
-    factor = 4 if through else 1
-    base = model.model.memory_required([1, *noise_shape[1:]])
-    factor += sum(activations(application, model, noise_shape) for application in parts) / max(base, 1)
+    more = sum(activations(application, model, noise_shape) for application in parts)
+    if any(application.gradient == THROUGH for application in parts):
+        more += kept(model, noise_shape)
+    factor = 1 + more / max(model.model.memory_required([1, *noise_shape[1:]]), 1)
     return executor(model, [int(noise_shape[0] * factor + 0.999), *noise_shape[1:]], *args, **kwargs)
 
 
