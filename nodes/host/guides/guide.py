@@ -82,7 +82,7 @@ def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Ten
         kind="text",
         measure=lambda pictures, sigma: [encoder.embed(pictures, sigma)],
         compare=lambda found, wanted: DISTANCES[loss](found[0], wanted[0]),
-        least=LEAST[loss],
+        least=None if encoder.facts.log_ratio and loss == "cosine" else LEAST[loss],
         wanted=[encoder.text(text)],
     )
 
