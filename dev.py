@@ -3,11 +3,12 @@
 
     python dev.py demo                      pictures out of the real host, and one line of JSON
     python dev.py test [pytest arguments]   all tests, on the real host, one process a core; -n0: in one;
-                                            --slow or --browser: theirs alone; --device auto: on whatever device the
-                                            host chooses, the CPU where there is no other (the default is the CPU)
+                                            --slow, --browser, --hostile: theirs alone; --device auto: on whatever
+                                            device the host chooses, the CPU where there is no other (the default);
+                                            --examples: those of api_examples, each in an environment of its own
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
-    python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge
+    python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, diffae, latent_prior, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
@@ -183,8 +184,10 @@ def demo(version: str | None, arguments: list[str]) -> int:
 
 
 def test(version: str | None, arguments: list[str]) -> int:
-    chosen = ["not slow", "not browser"]
-    for mark in ("slow", "browser"):
+    if "--examples" in arguments:
+        return test_examples(version, [argument for argument in arguments if argument != "--examples"])
+    chosen = ["not slow", "not browser", "not hostile"]
+    for mark in ("slow", "browser", "hostile"):
         if f"--{mark}" in arguments:
             arguments.remove(f"--{mark}")
             chosen = [mark]
@@ -201,6 +204,35 @@ def test(version: str | None, arguments: list[str]) -> int:
     workers = min(4, os.cpu_count() or 1)  # they share a GPU, too, whose memory networks this small don't fill
     shared = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and chosen != ["browser"] else []
     return module("pytest", *shared, "-m", " and ".join(chosen), *arguments, host=comfyui(version))
+
+
+def test_examples(version: str | None, arguments: list[str]) -> int:
+    """The tests of each folder of api_examples, on the real host, with the packages that it names for itself."""
+    variables = {"COMFYUI_PATH": str(comfyui(version)), "COMFYUI_PYTHON": str(python()), "OMP_NUM_THREADS": "1"}
+    codes = []
+    for folder in sorted(path.parent for path in ROOT.glob("api_examples/*/pyproject.toml")):
+        command = [str(example_python(folder)), "-m", "pytest", *arguments]
+        codes.append(subprocess.run(command, cwd=folder, env={**os.environ, **variables}, check=False).returncode)
+    return max(codes)
+
+
+def example_python(folder: Path) -> Path:
+    """Python of a virtual environment for one example; without Ray where it has no build of Ray."""
+    key = hashlib.sha256((folder / "pyproject.toml").read_bytes() + platform.python_version().encode())
+    place = cache() / f"{folder.name}-{key.hexdigest()[:12]}"
+    if not (place / "ready").exists():
+        say(f"installing what {folder.name} needs into {place}")
+        venv.EnvBuilder(with_pip=True, clear=True).create(place)
+        pip = (environment_python(place), "-m", "pip", "--quiet", "--disable-pip-version-check")
+        source = Path(shutil.copytree(folder, place / "source"))  # where it is built, files are left
+        try:
+            run(*pip, "install", f"{source}[test,ray]")
+        except subprocess.CalledProcessError:
+            say("Ray can't be installed here: its tests are left out")
+            run(*pip, "install", f"{source}[test]")
+        run(*pip, "uninstall", "--yes", f"diffusion-guidance-{folder.name}")  # the tests are of the folder itself
+        (place / "ready").touch()
+    return environment_python(place)
 
 
 def install_browser() -> None:

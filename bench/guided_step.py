@@ -21,10 +21,10 @@ from .pairs import ratio
 BATCH, STEPS = 16, 5
 
 
-def load_pack(*flags: str) -> dict[str, Any]:
-    """The pack's nodes inside the host's modules, in this process; `flags` are the host's."""
+def load_pack(*flags: str, cpu: bool = True) -> dict[str, Any]:
+    """The pack's nodes inside the host's modules, in this process; `flags` are the host's beside --cpu."""
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp(), *flags]
+    arguments, sys.argv = sys.argv, ["main.py", "--base-directory", tempfile.mkdtemp(), *["--cpu"] * cpu, *flags]
     import comfy.options
 
     comfy.options.enable_args_parsing()

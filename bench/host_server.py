@@ -140,20 +140,32 @@ def running(
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=base, env=_environment())
     host = Host(f"http://127.0.0.1:{port}", base, log, uuid.uuid4().hex)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the host with us
+    folder = base if temporary else None
+    before = signal.signal(signal.SIGTERM, lambda *_: _end_with_us(process, folder))
     try:
         _wait_until_ready(host, process)
         yield host
     finally:
         signal.signal(signal.SIGTERM, before)
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if temporary:
-            shutil.rmtree(base, ignore_errors=True)
+        _end(process, folder)
+
+
+def _end(process: subprocess.Popen[bytes], folder: Path | None) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_us(process: subprocess.Popen[bytes], folder: Path | None) -> None:
+    """On SIGTERM: the host first, then we, by the signal itself. An exception would be one test's failure to pytest."""
+    _end(process, folder)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _environment() -> dict[str, str]:

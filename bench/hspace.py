@@ -1,7 +1,8 @@
 """`python dev.py bench hspace`: the four properties of h-space (Asyrp, section 5), on the pack's U-Net made for it.
 
 In pure torch, DDIM of 20 steps, 128 samples without a class, edits in the first half of the run. A direction is a mean
-difference of h between a class and no class, in 8 ranges of the run (what Discover HSpace finds), from other noises.
+difference of h between a class and no class at the same pictures, in 8 ranges of the run (what Discover HSpace finds),
+from other noises.
 Judged by `bench/judge`. Writes `bench/results/hspace.json` part by part, and `hspace.png`: every fourth strength of the
 dials on the same noises.
 """
@@ -29,8 +30,9 @@ from .host_server import PACK
 
 RESULT = PACK / "bench" / "results" / "hspace.json"
 SAMPLES, LEARNED_ON, STEPS, SEED = 128, 64, 20, 770_013
-DIALS = {"red": ("colour", 0), "star": ("shape", 3), "black background": ("background", 7)}
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+UNIT = 2.0  # what strength 1 is, as a strength of Discover HSpace's contrast
+DIALS = {"red": ("colour", 0), "star": ("shape", 3), "black background": ("background", 7)}
 END = 0.5  # of the timesteps: t_edit = 500
 
 
@@ -48,7 +50,7 @@ class Model:
     no_class: int
 
     def run(self, noise: Tensor, label: int, delta: Tensor | None = None, symmetric: bool = False, look: Any = None):
-        """Pictures. delta [8 C h w] is added to h in the first half; `look` is called with (timestep, h)."""
+        """Pictures. delta [8 C h w] is added to h in the first half; `look` is called with (x, timesteps, h)."""
         return torch.cat([self._run(part, label, delta, symmetric, look) for part in noise.split(32)])
 
     def _run(self, x: Tensor, label: int, delta: Tensor | None, symmetric: bool, look: Any) -> Tensor:
@@ -56,9 +58,10 @@ class Model:
         signals = [float(SCHEDULE.alphas_cumprod[t]) for t in times] + [1.0]
         y = torch.full((len(x),), label)
         for t, ab, following in zip(times, signals, signals[1:], strict=False):
-            h, skips, emb = self.network.down_half(x, torch.full((len(x),), t), y)
+            now = torch.full((len(x),), t)
+            h, skips, emb = self.network.down_half(x, now, y)
             if look is not None:
-                look(t, h)
+                look(x, now, h)
             plain = self._denoised(x, self.network.up_half(h, skips, emb), ab)
             edited = plain
             if delta is not None and t >= 1000 * END:
@@ -72,15 +75,18 @@ class Model:
         return ((x - (1 - ab) ** 0.5 * out[:, :3]) / ab**0.5).clamp(-1, 1)
 
     def direction(self, name: str) -> Tensor:
-        """[8 C h w]: mean h of a class less that of no class, from the same noises."""
-        noise = noises(LEARNED_ON, 1)
-        means = []
-        for label in (CLASS_NAMES.index(name), self.no_class):
-            sums: dict[int, list[Tensor]] = {}
-            self.run(noise, label, look=lambda t, h, sums=sums: sums.setdefault(bucket(t), []).append(h.sum(0)))
-            found = {k: torch.stack(parts).sum(0) / (len(parts) * 32) for k, parts in sums.items()}
-            means.append(torch.stack([found[k] for k in range(BUCKETS)]))
-        return means[0] - means[1]
+        """[8 C h w]: UNIT times the mean difference of h between a class and no class, at pictures of no class."""
+        label, sums = CLASS_NAMES.index(name), [torch.zeros(1)] * BUCKETS
+        counts = [0] * BUCKETS
+
+        def look(x: Tensor, t: Tensor, h: Tensor) -> None:
+            named, *_ = self.network.down_half(x, t, torch.full((len(x),), label))
+            k = bucket(int(t[0]))
+            sums[k] = sums[k] + (named - h).sum(0)
+            counts[k] += len(h)
+
+        self.run(noises(LEARNED_ON, 1), self.no_class, look=look)
+        return UNIT * torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
 def bucket(t: int) -> int:

@@ -73,9 +73,15 @@ class Mix:
         It has the sign of the main condition's scale - 1.
         """
         first, *rest = (_spread(branch.scale, self.x.ndim) for branch in self.branches)
-        first = torch.as_tensor(first - 1, dtype=self.x.dtype, device=self.x.device)
+        first = (first - 1).to(self.x) if isinstance(first, Tensor) else self.x.new_full((), first - 1)
         size = abs(first) + sum(abs(scale) for scale in rest)
         return torch.where(first < 0, -size, size)
+
+    @property
+    def without_guidance(self) -> bool:
+        """Whether the strength is 0 for every sample, as far as scales are numbers."""
+        first, *rest = (None if isinstance(branch.scale, Tensor) else branch.scale for branch in self.branches)
+        return first == 1 and all(scale == 0 for scale in rest)
 
     @property
     def centre(self) -> Tensor:
@@ -147,10 +153,10 @@ def combine(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
 
 
 def _directed(mix: Mix, methods: Sequence[Method], memory: Memory) -> Tensor:
-    strength = mix.strength
     plain = mix.denoised
-    if not methods or not strength.any():
+    if not methods or mix.without_guidance:
         return plain
+    strength = mix.strength
     usable = strength != 0
     direction = mix.direction
     for method in methods:

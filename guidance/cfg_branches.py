@@ -81,6 +81,8 @@ class MagnitudeAware:
         return replace(mix, branches=tuple(self._weakened(mix, b, float(i == 0)) for i, b in enumerate(mix.branches)))
 
     def _weakened(self, mix: Mix, branch: Branch, off: float) -> Branch:
+        if not isinstance(branch.scale, Tensor) and branch.scale == off:
+            return branch
         reference = mix.output(branch.reference)
         length = norm(reference)
         ratio = norm(mix.output(branch.prediction) - reference) / length.clamp(min=torch.finfo(length.dtype).tiny)

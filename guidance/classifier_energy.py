@@ -19,11 +19,13 @@ def log_probability(logits: Tensor, labels: Tensor, groups: Sequence[int]) -> Te
     `groups` are the sizes of consecutive groups: one of all classes for a usual classifier, one for each
     attribute for a classifier with several heads.
     """
-    group = torch.repeat_interleave(torch.tensor(groups), torch.tensor(groups)).to(labels.device)
-    chosen = labels.clamp(min=0)
-    rivals = group[chosen][:, None] == group[None, :]
-    normaliser = logits.float().masked_fill(~rivals, -torch.inf).logsumexp(1)
-    value = logits.float().gather(1, chosen[:, None])[:, 0] - normaliser
+    chosen, logits = labels.clamp(min=0), logits.float()
+    rivals = logits
+    if len(groups) > 1:
+        owners = [number for number, size in enumerate(groups) for _ in range(size)]
+        group = torch.tensor(owners).to(labels.device, non_blocking=True)
+        rivals = logits.masked_fill(group[chosen][:, None] != group[None, :], -torch.inf)
+    value = logits.gather(1, chosen[:, None])[:, 0] - rivals.logsumexp(1)
     return torch.where(labels >= 0, value, torch.zeros_like(value))
 
 
@@ -36,4 +38,4 @@ class ClassifierEnergy:
     groups: tuple[int, ...]
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return -log_probability(self.logits(x, sigma), self.labels.to(x.device), self.groups)
+        return -log_probability(self.logits(x, sigma), self.labels.to(x.device, non_blocking=True), self.groups)

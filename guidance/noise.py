@@ -45,7 +45,7 @@ class StepNoise:
 
     def __call__(self, step: int) -> Tensor:
         generators = [_generator(_mixed(seed, self.levels[step])) for seed in self.seeds]
-        return _draw(generators, self.like.shape[1:]).to(self.like)
+        return _draw(generators, self.like.shape[1:]).to(self.like, non_blocking=True)
 
 
 def own_noise(shape: Sequence[int], seed: int, indices: Sequence[int], *purpose: int) -> Tensor:

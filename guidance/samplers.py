@@ -205,6 +205,27 @@ SAMPLERS: dict[str, Rule] = {
 
 PRESENT = [name for name in SAMPLERS if not name.startswith("dpmpp_2m")]  # what these do needs no older predictions
 
+# These look once in a step, at its level; "published" are this pack's own.
+ONE_LOOK = frozenset(
+    [
+        "published",
+        "euler",
+        "euler_ancestral",
+        "euler_cfg_pp",
+        "euler_ancestral_cfg_pp",
+        "ddpm",
+        "lcm",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_2m_sde_heun",
+        "dpmpp_2m_sde_heun_gpu",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu",
+    ]
+)
+
 
 def churned(levels: Sequence[float], index: int, options: Mapping[str, Any]) -> float:
     """Where step `index` begins under s_churn (Karras et al. 2022, algorithm 2): sigma (1 + gamma)."""
@@ -223,3 +244,40 @@ def move(name: str, options: Mapping[str, Any], levels: Sequence[float], index: 
         raise ValueError(f"what the sampler {name} makes of an edit is not known; use one of {', '.join(SAMPLERS)}")
     sigma = churned(levels, index, options) if name in CHURNING else levels[index]
     return SAMPLERS[name](Step(levels, index, sigma, flow), options)
+
+
+class Clock:
+    """Tells at which noise level a sampler looks, by its reports instead of the device, for which the CPU would wait.
+
+    Samplers of one look a step look at the schedule's levels `in_turn`. The first look is read, in case that another
+    node changed them; then, as under other samplers, every look is.
+    """
+
+    def __init__(self, levels: Sequence[float] = (), in_turn: bool = False):
+        self.levels, self.in_turn = levels, in_turn
+        self.step, self.begins = 0, True
+        self.seen: Tensor | None = None  # the host's one tensor of a look
+        self.level = 0.0
+
+    def following(self, callback: Callable[..., Any] | None) -> Callable[..., Any]:
+        """The host's callback after each step, heard by this clock."""
+
+        def heard(step: int, *state: Any) -> Any:
+            self.step, self.begins = step + 1, True
+            return None if callback is None else callback(step, *state)
+
+        return heard
+
+    def read(self, sigmas: Tensor) -> float:
+        """The noise level of a look, which gave the host `sigmas` [B]."""
+        if sigmas is self.seen:
+            return self.level
+        known = self.in_turn and self.begins and self.step < len(self.levels)
+        expected = self.levels[self.step] if known else None
+        if expected is None or self.seen is None:
+            self.level = float(sigmas.flatten()[0])
+            self.in_turn = self.in_turn and (expected is None or self.level == expected)
+        else:
+            self.level = expected
+        self.seen, self.begins = sigmas, False
+        return self.level

@@ -241,7 +241,7 @@ def sample_ddpm(
         if on_step is not None:
             on_step(index, x, denoised, sigma)
         if step.p:
-            std = torch.exp(0.5 * torch.as_tensor(log_var)).to(x) * math.sqrt(1 + step.p**2)
+            std = torch.exp(0.5 * torch.as_tensor(log_var)).to(x, non_blocking=True) * math.sqrt(1 + step.p**2)
             mean = mean + std * noise(index)
         x = mean
     return x

@@ -11,6 +11,11 @@ def append_dims(value: Tensor, ndim: int) -> Tensor:
     return value.reshape(value.shape + (1,) * (ndim - value.ndim))
 
 
+def repeated(value: Tensor, rows: int) -> Tensor:
+    """[B ...] -> [rows ...], the whole batch again and again."""
+    return value if rows == len(value) else value.repeat(rows // len(value), *[1] * (value.ndim - 1))
+
+
 def norm(value: Tensor) -> Tensor:
     """Euclidean length of each sample: [B ...] -> [B]."""
     return value.flatten(1).norm(dim=1)

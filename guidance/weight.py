@@ -18,6 +18,7 @@ CURVES: dict[str, Callable[[float], float]] = {
     "cosine down": lambda u: (1 + math.cos(math.pi * u)) / 2,
     "bell": lambda u: math.sin(math.pi * u) ** 2,
 }
+LARGEST_SHARE = 1e6
 LANGUAGE = (
     f"{', '.join(CURVES)}; power K (u^K); beta A B (the density, A and B at least 1); or points over the window from 0 "
     "to 1, as 0:1 0.5:0.2 1:0"
@@ -76,7 +77,8 @@ def curve(text: str) -> Callable[[float], float]:
     if words and all(word.count(":") == 1 for word in words):
         pairs = [_numbers(word.split(":"), text) for word in words]
         places = [place for place, _ in pairs]
-        if places == sorted(places) and places[0] >= 0 and places[-1] <= 1:
+        shares = max(abs(share) for _, share in pairs)
+        if places == sorted(places) and places[0] >= 0 and places[-1] <= 1 and shares <= LARGEST_SHARE:
             return _through([(place, share) for place, share in pairs])
     raise _no_curve(text)
 
@@ -103,6 +105,11 @@ class Weight:
                 f"the window ends ({self.end}) before it starts ({self.start}); exchange start_percent and end_percent"
             )
         curve(self.curve)
+
+    @property
+    def always(self) -> bool:
+        """Whether it is its value everywhere in the run."""
+        return self.start == 0 and self.end == 1 and self.curve.strip().lower() == "constant"
 
     def share(self, progress: float) -> float:
         """0 outside [start, end), and everywhere in an empty window; the end of a run (1) belongs to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -72,8 +73,10 @@ class Checkpoint:
     """What was assumed, {input of its loader: value}, because neither weights nor metadata tell it."""
 
     def build(self, **options: Any) -> nn.Module:
-        """The network without its weights; options as in `Architecture.build`."""
-        return self.architecture.build(self.config, **options)
+        """The network without its weights; options as in `Architecture.build`. Nobody's random numbers are used up."""
+        device = torch.device(options.get("device") or "cpu")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return self.architecture.build(self.config, **options)
 
 
 def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,8 +172,14 @@ def _stated_config(family: Architecture[ConfigT], metadata: Mapping[str, str], k
         read = of_json(metadata, "config", dict)
         try:
             config = family.parse_config(read)
-        except TypeError as error:  # a field too many, or one that is missing
-            raise ValueError(f"its config {str(error).partition('() ')[2]}") from error
+        except (
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:  # the text names a field too many, or missing ones
+            names = ", ".join(re.findall(r"'(.+?)'", str(error)))
+            what = "has also" if "unexpected" in str(error) else "lacks"
+            raise ValueError(f"its config {what} {names or 'what it needs'}") from error
         check_config(config, keys)
         return config
 
@@ -195,15 +204,20 @@ def _facts(
 
 
 def _read(family: Architecture[ConfigT], state: StateDict, name: str) -> ConfigT:
+    likeness = f"{name} looks like {family.title}, but can't be one"
     try:
         config = family.read_config(state)
-        check_config(config, len(state))
-        return config
     except CheckpointError as error:
         raise CheckpointError(f"{name} {error}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{likeness}: {error} is missing") from error
     except (LookupError, ValueError, ArithmeticError, TypeError, RuntimeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{name} looks like {family.title}, but can't be one: {reason}") from error
+        raise CheckpointError(f"{likeness}: the shapes of its weights are odd") from error
+    try:
+        check_config(config, len(state))
+    except ValueError as error:
+        raise CheckpointError(f"{likeness}: {error}") from error
+    return config
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
@@ -240,7 +254,8 @@ def _check_weights(family: Architecture[Any], config: Any, state: StateDict, nam
         with torch.device("meta"):
             expected = family.build(config).state_dict()
     except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError) as error:
-        reason = f"there is no {error}" if isinstance(error, LookupError) else error
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        reason = "one of its lists is too short" if isinstance(error, IndexError) else reason
         raise CheckpointError(f"{name} looks like {family.title}, but can't be built as one: {reason}") from error
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 1 << 20  # of a width, a size, a number of classes
-LONGEST = 1 << 17  # of a list, which is a text encoder's words
+LONGEST, WORDS = 64, 1 << 17  # of a list of numbers, and of one of words
 COUNTS = ("num_res_blocks", "encoder_res_blocks", "layers", "text_layers", "blocks")  # so many blocks are built
 
 
@@ -18,7 +18,7 @@ def check_config(config: Any, keys: int) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if not _fits(value, hints[field.name]):
-            shown = value if isinstance(value, int | float | str) else f"a {type(value).__name__} of other things"
+            shown = value if isinstance(value, int | float | str) else "nothing" if value is None else "something else"
             raise ValueError(f"its {field.name} is {shown}, which no network has")
         if is_dataclass(value):
             check_config(value, keys)
@@ -33,7 +33,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in inner)
     if kind is tuple:
         many = inner[1:] == (...,)
-        right = isinstance(value, tuple) and (len(value) <= LONGEST if many else len(value) == len(inner))
+        right = isinstance(value, tuple) and (
+            len(value) <= (WORDS if inner[0] is str else LONGEST) if many else len(value) == len(inner)
+        )
         return right and all(map(_is_part, value, [inner[0]] * len(value)))
     if hint is int:
         return type(value) is int and 1 <= value <= LARGEST

@@ -7,18 +7,17 @@ tensors, containers, numbers and texts are read; whatever else a file names is n
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .pickled import Stored
+from .saving import new_file
 from .state_dict import PICKLE, ZIP, CheckpointError, averaged_weights, beginning, check_growth, pytorch_file, unwrapped
 
 BESIDE = ("conds_mean", "conds_std", "x_T")  # of a diffusion autoencoder, where they stand outside the state dict
@@ -42,10 +41,7 @@ def read_untrusted(path: Path) -> Kept:
     with pytorch_file(path) as source:
         stored, left_out = chosen(source.content(), path.name)
         check_growth(sum(part.nbytes for part in stored.values()), path)
-        tensors = source.tensors(stored)
-        return Kept(
-            {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, left_out
-        )
+        return Kept(source.tensors(stored), left_out)
 
 
 def chosen(content: Any, name: str) -> tuple[dict[str, Stored], list[str]]:
@@ -71,25 +67,11 @@ def chosen(content: Any, name: str) -> tuple[dict[str, Stored], list[str]]:
 
 def convert(source: Path, target: Path) -> str:
     """Writes the weights of `source` to `target` and says what they are. Raises CheckpointError; overwrites nothing."""
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target} exists already and is not overwritten; name another file or move it away")
     kept = read_untrusted(source)
-    _check_free(target)
-    part = target.with_name(f"{target.name}.part")
-    _check_free(part)
-    metadata = {"format": "pt", "converted_from": ascii(source.name)[1:-1]}
-    try:
-        save_file(kept.tensors, part, metadata)
-        _check_free(target)
-        part.rename(target)
-    except (OSError, SafetensorError, UnicodeError) as error:
-        raise CheckpointError(f"{target.name} can't be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    new_file(kept.tensors, [target], {"format": "pt", "converted_from": ascii(source.name)[1:-1]})
     return _report(kept, target)
-
-
-def _check_free(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise CheckpointError(f"{path} exists already and is not overwritten; name another file or move it away")
 
 
 def _report(kept: Kept, target: Path) -> str:
@@ -113,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         print(convert(given.file, given.out or given.file.with_suffix(".safetensors")))  # noqa: T201
-    except CheckpointError as error:
+    except ValueError as error:
         sys.exit(f"convert: {error}")
 
 

@@ -14,6 +14,7 @@ LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
 SPACES, PREDICTIONS = ("pixels", "haar"), ("eps", "flow")
 LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
 JSON_FACTS = ("class_names", "class_groups")
+WORDS = {int: "a whole number", list: "a list", dict: "an object of JSON"}
 NUMBERS = ("image_size", "no_class", "training_steps", "rescale_timesteps")
 TEXTS = ("schedule", "space", "prediction")
 
@@ -89,9 +90,11 @@ def of_json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
         found = json.loads(metadata[key])
     except KeyError:
         raise ValueError(f"its {key} is missing") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValueError(f"its {key} is JSON that is nested too deep") from error
+    except ValueError as error:
         raise ValueError(f"its {key} is no JSON ({error})") from error
-    _check(isinstance(found, kind), key, f"a {type(found).__name__}", f"a {kind.__name__} is needed")
+    _check(isinstance(found, kind), key, "something else", f"{WORDS[kind]} is needed")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,22 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     path = Path(path)
     state, metadata = read(path)
     if WEIGHTS_IN in metadata:  # another view of a file beside this one
-        beside = path.parent / Path(metadata[WEIGHTS_IN]).name
-        if not beside.is_file():
-            raise CheckpointError(f"{path.name} is a view of the weights in {beside.name}; put that file beside it")
-        state, theirs = read(beside)
+        state, theirs = read(_beside(path, metadata[WEIGHTS_IN]))
         metadata = {**theirs, **metadata}
     checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
     found = checkpoint.architecture
     if found.kind != kind:
         raise CheckpointError(f"{path.name} is {found.title}, {_a(found.kind)}; {_a(kind)} is needed here")
     return checkpoint
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file in the same folder, and nowhere else."""
+    if Path(name).name != name:
+        raise CheckpointError(f"{path.name} is a view of the weights in {name}, which is no file's name")
+    if not os.path.isfile(path.parent / name):  # False for names that no file can have
+        raise CheckpointError(f"{path.name} is a view of the weights in {name}; put that file beside it")
+    return path.parent / name
 
 
 def _a(kind: str) -> str:

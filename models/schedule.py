@@ -78,9 +78,13 @@ class NoiseSchedule:
     def sigmas(self) -> Tensor:
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
+    @cached_property
+    def log_sigmas(self) -> Tensor:
+        return self.sigmas.log().float()
+
     def nearest(self, sigma: Tensor) -> Tensor:
         """The timestep whose noise level is nearest in its logarithm, [B] -> [B] long, on sigma's device."""
-        known = self.sigmas.log().float().to(sigma.device)
+        known = self.log_sigmas.to(sigma.device, non_blocking=True)
         return (known[None] - sigma.float().log()[:, None]).abs().argmin(1)
 
 

@@ -122,8 +122,9 @@ def _header(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, struct.error) as error:
         if isinstance(error, CheckpointError):
             raise
+        reason = "its header is nested too deep" if isinstance(error, RecursionError) else error
         raise CheckpointError(
-            f"{path.name} is a damaged or truncated safetensors file ({error}); download or save it again"
+            f"{path.name} is a damaged or truncated safetensors file ({reason}); download or save it again"
         ) from error
 
 
@@ -161,7 +162,8 @@ def pytorch_file(path: Path) -> Iterator[Source]:
     except DamagedError as error:
         raise CheckpointError(f"{path.name} is damaged or was tampered with: {error}") from error
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = isinstance(error, zipfile.BadZipFile | ValueError | OSError | EOFError)
+        reason = error if told else "its pickle makes no sense"
         raise CheckpointError(
             f"{path.name} is a damaged or truncated PyTorch file ({reason}); download it again"
         ) from error

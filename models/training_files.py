@@ -1,11 +1,10 @@
-"""Files of a training run: parts by name ("network/out.2.bias", "optimizer/0/exp_avg"), written whole or not at all."""
+"""What a training run leaves in files: parts by name ("network/out.2.bias", "optimizer/0/exp_avg")."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,7 +18,7 @@ def parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The inverse of `joined`; a part without tensors is not in it."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        part, key = name.split("/", 1)
+        part, _, key = name.partition("/")
         parts.setdefault(part, {})[key] = value
     return parts
 
@@ -31,14 +30,14 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes up what `optimizer_tensors` gave; rates and other settings stay the optimiser's own."""
+    """Takes up what `optimizer_tensors` gave; rates and other settings stay the optimiser's own.
+
+    Raises ValueError for the state of other weights.
+    """
     state = {int(index): slots for index, slots in parted(tensors).items()}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, slots in state.items():
+        for slot, value in slots.items():
+            if not 0 <= index < len(weights) or value.shape not in (torch.Size(), weights[index].shape):
+                raise ValueError(f"the optimiser's {slot} of weight {index} has the shape {list(value.shape)}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def replace_file(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Written beside and renamed: a process killed here leaves the old file whole. Tensors may share their numbers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}, part, metadata)
-    part.replace(path)

@@ -57,6 +57,12 @@ def weight_inputs(default: float = 1.0, start: float = 0.1, end: float = 0.9) ->
     ]
 
 
+def strength_of(weight: float, start_percent: float, end_percent: float, curve: str) -> Weight:
+    """Of `weight_inputs`."""
+    with about("start_percent or end_percent"):
+        return Weight(weight, start_percent, end_percent, curve)
+
+
 def mask_input() -> Any:
     return io.Mask.Input("mask", optional=True, tooltip="White: where the guide may change the picture.")
 
@@ -121,8 +127,9 @@ class ClassifierGuide(GuidanceNode):
         curve: str,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
+        strength = strength_of(weight, start_percent, end_percent, curve)
         with about("class_label"):
-            guide = classifier_guide(classifier, class_label, Weight(weight, start_percent, end_percent, curve), mask)
+            guide = classifier_guide(classifier, class_label, strength, mask)
         return guide_output(guide)
 
 
@@ -164,7 +171,7 @@ class TextGuide(GuidanceNode):
         loss: str,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        strength = Weight(weight, start_percent, end_percent, curve)
+        strength = strength_of(weight, start_percent, end_percent, curve)
         with about("text"):
             return guide_output(text_guide(encoder, text, strength, loss, mask))
 
@@ -201,7 +208,7 @@ class ContentGuide(GuidanceNode):
         mask: Tensor | None = None,
         reference_noise: str = FRESH,
     ) -> io.NodeOutput:
-        strength = Weight(weight, start_percent, end_percent, curve)
+        strength = strength_of(weight, start_percent, end_percent, curve)
         return guide_output(content_guide(encoder, read_reference(image), strength, reference_noise == FRESH, mask))
 
 
@@ -246,7 +253,7 @@ class StructureGuide(GuidanceNode):
         mask: Tensor | None = None,
         reference_noise: str = FRESH,
     ) -> io.NodeOutput:
-        strength, picture = Weight(weight, start_percent, end_percent, curve), read_reference(image)
+        strength, picture = strength_of(weight, start_percent, end_percent, curve), read_reference(image)
         with about("layers"):
             guide = structure_guide(encoder, picture, strength, method, layers, reference_noise == FRESH, mask)
         return guide_output(guide)
@@ -285,7 +292,7 @@ class StyleGuide(GuidanceNode):
         mask: Tensor | None = None,
         reference_noise: str = FRESH,
     ) -> io.NodeOutput:
-        strength, picture = Weight(weight, start_percent, end_percent, curve), read_reference(image)
+        strength, picture = strength_of(weight, start_percent, end_percent, curve), read_reference(image)
         with about("layers"):
             return guide_output(style_guide(encoder, picture, strength, layers, reference_noise == FRESH, mask))
 
@@ -317,7 +324,7 @@ class PaletteGuide(GuidanceNode):
         curve: str,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        strength = Weight(weight, start_percent, end_percent, curve)
+        strength = strength_of(weight, start_percent, end_percent, curve)
         return guide_output(palette_guide(read_reference(image), strength, mask))
 
 

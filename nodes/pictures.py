@@ -23,9 +23,9 @@ def split_labels(text: str) -> list[str]:
 
 
 def line(text: str, width: int, height: int) -> Tensor:
-    """One line of text [height width 3] in [0, 1], dark on white."""
+    """One line of text [height width 3] in [0, 1], dark on white; no letter is narrower than a pixel."""
     strip = Image.new("L", (width, height), 255)
-    ImageDraw.Draw(strip).text((1, 0), text, fill=0, font=ImageFont.load_default(height - 2))
+    ImageDraw.Draw(strip).text((1, 0), text[:width], fill=0, font=ImageFont.load_default(height - 2))
     values = torch.tensor(list(strip.tobytes()), dtype=torch.float32).view(height, width, 1)
     return (values / 255).expand(-1, -1, 3)
 

@@ -80,7 +80,7 @@ class StochasticEncode(GuidanceNode):
         with about("semantic"):
             if len(semantic.z_sem) not in (1, len(pictures)):
                 raise ValueError(f"there are {len(semantic.z_sem)} codes for {len(pictures)} pictures; encode the same")
-        with about("model"):
+        with about("model or steps"):
             sigmas = stochastic_sigmas(model, steps)
         return io.NodeOutput(*stochastic_encode(model, pictures, semantic.conditioning(), sigmas))
 

@@ -16,28 +16,10 @@ def sd15(width=320, device="cpu"):
 def sdxl(width=320, device="cpu"):
     """A MODEL of SDXL's shape, and its contexts with what it knows of the picture."""
     import comfy.model_base
-    import comfy.supported_models
 
-    config = comfy.supported_models.SDXL(
-        {
-            "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": width,
-            "num_res_blocks": [2, 2, 2],
-            "channel_mult": (1, 2, 4),
-            "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-            "transformer_depth_middle": 10,
-            "context_dim": 2048,
-            "num_head_channels": min(64, width // 4),
-            "use_spatial_transformer": True,
-            "use_linear_in_transformer": True,
-            "num_classes": "sequential",
-            "adm_in_channels": 2816,
-            "legacy": False,
-        }
-    )
+    from bench.costs import sdxl_config
+
+    config = sdxl_config(width)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.SDXL(config, device=torch.device(device))
     model.diffusion_model.requires_grad_(False)

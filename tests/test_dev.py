@@ -104,6 +104,23 @@ def test_a_device_that_does_not_exist_is_refused(dev, given):
         dev.test(None, given)
 
 
+def test_examples_are_tested_in_their_folders_on_the_host(dev, monkeypatch, tmp_path):
+    seen = {}
+
+    def run(command, cwd, env, check):
+        seen[cwd.name] = command, env
+        return type("Done", (), {"returncode": cwd.name == "sweep"})
+
+    monkeypatch.setattr(dev, "comfyui", lambda version: tmp_path / "ComfyUI")
+    monkeypatch.setattr(dev, "python", lambda: tmp_path / "python")
+    monkeypatch.setattr(dev, "example_python", lambda folder: tmp_path / folder.name)
+    monkeypatch.setattr(dev.subprocess, "run", run)
+    assert dev.test(None, ["--examples", "-x"]) == 1  # the worst of all
+    command, environment = seen["sweep"]
+    assert command == [str(tmp_path / "sweep"), "-m", "pytest", "-x"]
+    assert environment["COMFYUI_PATH"].endswith("ComfyUI") and environment["COMFYUI_PYTHON"].endswith("python")
+
+
 def test_a_machine_without_an_accelerator_tests_on_the_cpu(monkeypatch):
     import torch
     from conftest import device_flags

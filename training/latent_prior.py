@@ -21,8 +21,8 @@ from torch.nn.functional import l1_loss
 
 from models.diffae import parse_config
 from models.diffae.network import SemanticCodec
+from models.saving import replace_file
 from models.schedule import NoiseSchedule
-from models.training_files import replace_file
 
 from . import average
 from .scenes import draw, render

@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from models.training_files import joined, load_optimizer, optimizer_tensors, parted, replace_file
+from models.facts import of_json
+from models.saving import replace_file
+from models.state_dict import CheckpointError, read
+from models.training_files import joined, load_optimizer, optimizer_tensors, parted
 
 from . import average, processes
 from .graph import captures
@@ -123,22 +126,37 @@ class Run:
         self.optimizer = adamw(self.network, self.device, betas=(0.9, 0.99), weight_decay=self.recipe.weight_decay)
 
     def resume(self, path: Path) -> None:
-        """Continues a .resume file exactly where it stopped, or starts anew from the weights of a shipped file."""
-        with safe_open(path, "pt") as file:
-            tensors, record = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
-        if "progress" not in record:
-            self.earlier_images = int(json.loads(record["training"])["images"])
-            own = self.network.state_dict()  # a file may hold more beside the network
-            self.ema = {key: average.wide(value.to(self.device)) for key, value in tensors.items() if key in own}
-            self.network.load_state_dict(self.ema)
-            return
-        parts = parted({key: value.to(self.device) for key, value in tensors.items()})
-        self.network.load_state_dict(parts["network"])
+        """Continues a .resume file exactly where it stopped, or starts anew from the weights of a shipped file.
+
+        Raises CheckpointError for every other file.
+        """
+        tensors, record = read(path)
+        tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        try:
+            if "progress" in record:
+                self._go_on(parted(tensors), of_json(record, "progress", dict))
+            else:
+                self._start_from(tensors, of_json(record, "training", dict))
+        except KeyError as error:
+            raise CheckpointError(f"{path.name} is no file of a training run: it has no {error}") from error
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path.name} doesn't fit this training run: {error}") from error
+
+    def _start_from(self, tensors: dict[str, Tensor], training: dict[str, Any]) -> None:
+        own = self.network.state_dict()  # a file may hold more beside the network
+        self.ema = {key: average.wide(value) for key, value in tensors.items() if key in own}
+        self.network.load_state_dict(self.ema)
+        self.earlier_images = whole(training["images"])
+
+    def _go_on(self, parts: dict[str, dict[str, Tensor]], progress: dict[str, Any]) -> None:
+        for part in ("ema", "network"):  # the average has the network's shapes
+            self.network.load_state_dict(parts[part])
         self.ema = parts["ema"]
         load_optimizer(self.optimizer, parts["optimizer"])
-        progress = json.loads(record["progress"])
-        self.step, self.seconds = progress["step"], progress["seconds"]
-        self.earlier_images = progress["earlier_images"]
+        self.step, self.earlier_images = whole(progress["step"]), whole(progress["earlier_images"])
+        self.seconds = float(progress["seconds"])
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"it took {self.seconds} seconds")
 
     def save(self, path: Path, report: dict[str, float]) -> None:
         images = self.earlier_images + self.step * self.recipe.batch
@@ -156,6 +174,13 @@ class Run:
         progress = {"step": self.step, "seconds": self.seconds, "earlier_images": self.earlier_images}
         state = {"network": self.network.state_dict(), "ema": self.ema, "optimizer": optimizer_tensors(self.optimizer)}
         replace_file(joined(state), path.with_suffix(".resume.safetensors"), {"progress": json.dumps(progress)})
+
+
+def whole(number: Any) -> int:
+    """A count out of a file. Raises ValueError."""
+    if type(number) is not int or not 0 <= number < 1 << 62:
+        raise ValueError(f"{number!r} is no count")
+    return number
 
 
 def _commit() -> str:
@@ -200,7 +225,10 @@ def train(
     recipe = run.recipe
     run.commit = given.commit
     if given.resume:
-        run.resume(given.resume)
+        try:
+            run.resume(given.resume)
+        except CheckpointError as error:
+            sys.exit(f"--resume: {error}")
     rank, size = processes.join(run.device)
     run.network.train()
     network = cast(nn.Module, torch.compile(run.network)) if given.compile else run.network

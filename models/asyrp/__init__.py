@@ -11,7 +11,7 @@ from .network import DeltaBlock, DeltaConfig, NormFirstDeltaBlock, delta_block
 
 # an attribute's number and "layer_0." may stand before the block's own keys
 OWN = "conv1|temb_proj|norm2|conv2|in_layers|emb_layers|out_layers"
-KEY = re.compile(rf"^(?:(\d+)\.)?(?:module\.)?(?:layer_(\d+)\.)?((?:{OWN})\..+)$")
+KEY = re.compile(rf"^(?:(\d{{1,6}})\.)?(?:module\.)?(?:layer_(\d{{1,6}})\.)?((?:{OWN})\..+)$")
 
 
 def read_blocks(state: StateDict, name: str) -> list[DeltaBlock | NormFirstDeltaBlock]:
@@ -21,6 +21,8 @@ def read_blocks(state: StateDict, name: str) -> list[DeltaBlock | NormFirstDelta
         found = KEY.match(key)
         if found:
             attribute, layer, own = found.groups()
+            if not value.is_floating_point():
+                raise CheckpointError(f"{name} has {key} as {value.dtype} where floating-point numbers are needed")
             parts.setdefault((int(attribute or 0), int(layer or 0)), {})[own] = value.float()
     if not parts:
         raise CheckpointError(
@@ -36,10 +38,14 @@ def _block(state: dict[str, torch.Tensor], name: str) -> DeltaBlock | NormFirstD
     second = "emb_layers.1.weight" if norm_first else "temb_proj.weight"
     if first not in state or second not in state:
         raise CheckpointError(f"{name} holds a part of a delta block only; {first} or {second} is missing")
-    block = delta_block(DeltaConfig(state[first].shape[0], state[second].shape[1], norm_first))
     try:
-        block.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        with torch.device("meta"):  # what it claims to be has no numbers until its shapes are known to be right
+            block = delta_block(DeltaConfig(state[first].shape[0], state[second].shape[1], norm_first))
+        wrong = [key for key, value in block.state_dict().items() if key in state and state[key].shape != value.shape]
+        if wrong:
+            raise ValueError(f"{wrong[0]} has the shape {list(state[wrong[0]].shape)}")
+        block.to_empty(device="cpu").load_state_dict(state, strict=True)
+    except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
         fault = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{name} holds a delta block of another form: {fault}") from error
     return block

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..adm import levels_of, longest_attention_run, unet_blocks_a_level
 from ..adm.public import heads_of
 from ..architecture import Architecture, Checkpoint, Facts, tuples
@@ -77,7 +79,8 @@ def decoder_of(checkpoint: Checkpoint) -> Checkpoint:
 
 def codec_of(checkpoint: Checkpoint) -> SemanticCodec:
     """Semantic encoder and latent prior with their weights, in float32."""
-    network = SemanticCodec(checkpoint.config)
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and nobody's random numbers used up
+        network = SemanticCodec(checkpoint.config)
     state = {key: value.float() for key, value in checkpoint.state.items() if key.startswith(CODEC)}
     network.load_state_dict(state, strict=True)
     return network.eval().requires_grad_(False)

@@ -68,7 +68,7 @@ class GuidanceNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        schema = cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
+        schema = cls.SCHEMA or cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
         try:
             check_numbers(schema.inputs, inputs)
             return cls.run(**inputs)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from ...guidance.directions import Linear
 from ...models.asyrp import read_blocks
 from ...models.diffae import STATISTICS
 from ...models.diffae.attributes import CELEBA
-from ...models.state_dict import CheckpointError, read
+from ...models.saving import new_file
+from ...models.state_dict import CheckpointError, StateDict, read
 from .hspace.edit import DIRECTION, Edit, direction_edit, network_edit
 from .semantic.direction import Direction
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
+STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
+LONGEST = 200  # bytes of a name that a user chooses
 KINDS = ("models", "classifiers", "encoders", "directions")
 HSPACE_KIND, SEMANTIC_KIND = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
 
@@ -45,24 +51,36 @@ def locate(kind: str, name: str) -> str:
     return path
 
 
-def next_file(kind: str, prefix: str) -> tuple[Path, str]:
-    """A new file in the first folder of a kind, and its name as loaders list it; nothing is overwritten.
+def save(kind: str, prefix: str, tensors: Mapping[str, Tensor], record: dict[str, str]) -> str:
+    """Writes a new file into the first folder of a kind; its name as loaders list it. Nothing is overwritten.
 
-    Raises ValueError for names that lead out of the folder.
+    Raises ValueError for names that lead out of the folder or can't be those of a file.
     """
     root = folder_paths.get_folder_paths(f"guidance_{kind}")[0]
-    Path(root).mkdir(parents=True, exist_ok=True)
+    if not prefix.isprintable() or "\\" in prefix or any(map(_is_no_name, prefix.split("/"))):
+        raise ValueError(
+            f"{prefix!r} can't be a file's name; choose one of letters, digits and - _ . without \\, and with / behind "
+            f"folders within guidance_{kind}"
+        )
     try:
+        Path(root).mkdir(parents=True, exist_ok=True)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    except OSError as error:
+        raise ValueError(f"the folder guidance_{kind} can't be written: {error.strerror}") from error
     except Exception as error:  # the host raises nothing narrower
         raise ValueError(f"{prefix!r} leads out of the folder guidance_{kind}; choose a name within it") from error
-    path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-    return path, str(Path(subfolder) / path.name)
+    paths = (Path(folder) / f"{name}_{number:05}_.safetensors" for number in count(counter))
+    whole = {key: value.float() for key, value in tensors.items()}
+    return str(Path(subfolder) / new_file(whole, paths, record).name)
+
+
+def _is_no_name(part: str) -> bool:
+    """Of a folder or a file: dots alone, or too long for a disk with a number behind."""
+    return not part.strip(". ") or len(part.encode()) > LONGEST
 
 
 def save_edit(edit: Edit, prefix: str) -> str:
     """Writes an edit where Load HSpace Direction finds it; nothing is overwritten. The file's name."""
-    path, name = next_file("directions", prefix)
     record = {
         "kind": HSPACE_KIND,
         "form": edit.kind,
@@ -74,8 +92,7 @@ def save_edit(edit: Edit, prefix: str) -> str:
         record["strength"] = str(edit.strength)
     if edit.trained_steps is not None:
         record["trained_steps"] = str(edit.trained_steps)
-    save_file({key: value.float().cpu().contiguous() for key, value in edit.tensors.items()}, path, record)
-    return name
+    return save("directions", prefix, edit.tensors, record)
 
 
 def load_edits(path: str, train_steps: int) -> list[Edit]:
@@ -89,27 +106,47 @@ def load_edits(path: str, train_steps: int) -> list[Edit]:
     known: dict[str, Any] = {"name": Path(path).stem}
     if own:
         known = {key: metadata.get(key, "") for key in ("name", "model", "fingerprint")}
-        known["strength"] = float(metadata.get("strength", 1.0))
+        known["strength"] = stated(metadata, "strength", 1.0, (-STRENGTH, STRENGTH), name)
     if own and metadata.get("form") == DIRECTION:
         if "delta_h" not in state or state["delta_h"].ndim != 4:
             raise CheckpointError(f"{name} says it is a direction, but delta_h [n C h w] is missing")
-        return [direction_edit(state["delta_h"].float(), **known)]
-    steps = int(metadata.get("trained_steps", train_steps)) if own else train_steps
+        return [direction_edit(weights(state, "delta_h", name), **known)]
+    if own:
+        train_steps = int(stated(metadata, "trained_steps", train_steps, (0, STEPS), name))
     with torch.inference_mode(False):
         blocks = read_blocks(state, name)
-    return [network_edit(block, trained_steps=steps or None, **known) for block in blocks]
+    return [network_edit(block, trained_steps=train_steps or None, **known) for block in blocks]
+
+
+def stated(metadata: Mapping[str, str], key: str, usual: float, limits: tuple[float, float], name: str) -> float:
+    """A number that a file's metadata states, within limits. Raises CheckpointError."""
+    try:
+        found = float(metadata.get(key, usual))
+    except ValueError:
+        found = math.nan
+    if not limits[0] <= found <= limits[1]:
+        raise CheckpointError(f"{name} says its {key} is {metadata[key]}; {limits[0]} to {limits[1]} are possible")
+    return found
+
+
+def weights(state: StateDict, key: str, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Floating-point numbers of a file, of a shape where one is given, in float32. Raises CheckpointError."""
+    found = state.get(key)
+    if found is None or not found.is_floating_point() or not found.numel() or shape not in (None, tuple(found.shape)):
+        came = "nothing" if found is None else f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+        needed = "" if shape is None else f" {list(shape)}"
+        raise CheckpointError(f"{name} has {came} as {key}; floating-point numbers{needed} are needed")
+    return found.float()
 
 
 def save_direction(direction: Direction, prefix: str) -> str:
     """Writes a direction where Load Semantic Direction finds it; nothing is overwritten. The file's name."""
-    path, name = next_file("directions", prefix)
     tensors = {"weight": direction.line.weight, "bias": torch.tensor([direction.line.bias])}
     beside = {"mean": direction.mean, "std": direction.std}
     tensors |= {key: value for key, value in beside.items() if value is not None}
     record = {"kind": SEMANTIC_KIND, "name": direction.name, "method": direction.method}
     record |= {"fingerprint": direction.fingerprint, "owner": direction.owner}
-    save_file({key: value.float().cpu().contiguous() for key, value in tensors.items()}, path, record)
-    return name
+    return save("directions", prefix, tensors, record)
 
 
 def load_direction(path: str, attribute: str) -> Direction:
@@ -120,19 +157,22 @@ def load_direction(path: str, attribute: str) -> Direction:
     state, metadata = read(path)
     name = Path(path).name
     if metadata.get("kind") == SEMANTIC_KIND and "weight" in state:
-        line = Linear(state["weight"].flatten(), float(state["bias"].flatten()[0]) if "bias" in state else 0.0)
+        weight = weights(state, "weight", name).flatten()
+        bias = float(weights(state, "bias", name, (1,))) if "bias" in state else 0.0
+        mean, std = (weights(state, key, name, weight.shape) if key in state else None for key in ("mean", "std"))
         known = {key: metadata.get(key, "") for key in ("name", "method", "fingerprint", "owner")}
-        return Direction(line, mean=state.get("mean"), std=state.get("std"), **known)
+        return Direction(Linear(weight, bias), mean=mean, std=std, **known)
     if "classifier.weight" not in state:
         raise CheckpointError(
             f"{name} is no direction: neither saved by Save Semantic Direction nor a published attribute classifier "
             f"(its first keys are {', '.join(sorted(state)[:3])})"
         )
-    weight, bias = state["classifier.weight"].float(), state["classifier.bias"].float()
-    if attribute not in CELEBA or len(weight) != len(CELEBA):
-        raise CheckpointError(
-            f"{name} has {len(weight)} attributes; choose one of them in attribute (now {attribute!r})"
-        )
-    row = CELEBA.index(attribute)
-    mean, std = (None if state.get(key) is None else state[key].float().flatten() for key in STATISTICS)
+    weight = weights(state, "classifier.weight", name)
+    if weight.ndim != 2 or len(weight) != len(CELEBA):
+        raise CheckpointError(f"{name} has classifier.weight {list(weight.shape)}; {len(CELEBA)} attributes are needed")
+    if attribute not in CELEBA:
+        raise CheckpointError(f"{name} has no attribute {attribute!r}; choose one of its {len(CELEBA)}")
+    bias = weights(state, "classifier.bias", name, (len(CELEBA),))
+    row, codes = CELEBA.index(attribute), (1, weight.shape[1])
+    mean, std = (weights(state, key, name, codes).flatten() if key in state else None for key in STATISTICS)
     return Direction(Linear(weight[row], float(bias[row])), attribute, "published classifier", mean, std)

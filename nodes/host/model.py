@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_sampling
@@ -77,19 +79,51 @@ def _own_weight(model: Any) -> Tensor:
 
 
 def progress_function(sampling: Any) -> Callable[[float], float]:
-    """sigma -> progress in [0, 1], the inverse of the model's `percent_to_sigma`, by bisection."""
+    """sigma -> progress in [0, 1], the inverse of the model's `percent_to_sigma`; no device is waited for.
+
+    A table of trained noise levels is read backwards. Any other schedule is searched by bisection.
+    """
+    last = _last_step(sampling)
+    search = partial(_bisected, sampling) if last is None else partial(_in_table, *_table(sampling), last)
     known: dict[float, float] = {}
 
     def progress(sigma: float) -> float:
         if sigma not in known:
-            low, high = 0.0, 1.0
-            for _ in range(30):
-                middle = (low + high) / 2
-                low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
-            known[sigma] = 1.0 if sigma <= 0 else (low + high) / 2
+            known[sigma] = 1.0 if sigma <= 0 else search(sigma)
         return known[sigma]
 
     return progress
+
+
+def _last_step(sampling: Any) -> float | None:
+    """The training step that a percent of 0 means, where percents are evenly spread over a table's steps; else None."""
+    kind, table = type(sampling), comfy.model_sampling.ModelSamplingDiscrete
+    if getattr(kind, "sigma", None) is not table.sigma:
+        return None
+    if kind.percent_to_sigma is table.percent_to_sigma:
+        return 999.0
+    return sampling.num_timesteps - 1.0 if getattr(kind, "whole", False) else None
+
+
+def _table(sampling: Any) -> tuple[Any, Any]:
+    """(log sigma, training step), rising."""
+    levels = sampling.log_sigmas.detach().cpu().double().numpy()
+    return levels, numpy.arange(len(levels))
+
+
+def _in_table(levels: Any, steps: Any, last: float, sigma: float) -> float:
+    level = math.log(sigma)
+    if level >= levels[-1]:
+        return 0.0
+    return min(1.0, max(0.0, 1 - float(numpy.interp(level, levels, steps)) / last))
+
+
+def _bisected(sampling: Any, sigma: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
+    return (low + high) / 2
 
 
 def check_pictures(network: Any, shape: Sequence[int]) -> None:

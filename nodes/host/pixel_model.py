@@ -20,6 +20,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor, nn
 
 from ...guidance.classifier_energy import NO_CLASS
+from ...guidance.tensors import repeated
 from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
 from ...models.layers import Text
@@ -149,21 +150,22 @@ class PixelNetwork(nn.Module):
                 seen[:] = [self.network.down_half(*inputs)]
                 out = self.network.up_half(*seen[0], *text)
             else:
-                out = self.network.up_half(edited, *seen[0][1:], *text)
+                skips, emb, rows = *seen[0][1:], len(edited)
+                out = self.network.up_half(edited, [repeated(s, rows) for s in skips], repeated(emb, rows), *text)
             reader = transformer_options.get(VARIANCE)
             if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
             return self.space.from_pixels(out[:, :COLOURS])
 
         def predict(edited: Tensor | None = None) -> Tensor:
-            x, t = state
+            x, t = state if edited is None else [repeated(part, len(edited)) for part in state]
             if self.facts.prediction == "flow":
                 return flow_velocity(lambda x, t: eps(x, t, edited), self.schedule, x, t / FLOW_TIME)
             return eps(x, t, edited)
 
         out = predict()
         if halves is not None:
-            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict)
+            halves.update(h=seen[0][0], emb=seen[0][2], decode=predict, most=1 if text else None)
         return out
 
     def _told(self, t: Tensor) -> Tensor:
@@ -189,6 +191,8 @@ class PixelConfig(comfy.supported_models_base.BASE):
 
 class TrainedChain(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
     """A chain of any number of training steps; the host's own reckons percent in 1000."""
+
+    whole = True  # percents are spread over all of them
 
     def percent_to_sigma(self, percent: float) -> float:
         if not 0 < percent < 1:

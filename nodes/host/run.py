@@ -19,10 +19,13 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
+from ...guidance.samplers import ONE_LOOK, Clock
 from .model import is_flow, progress_function
 
 SAME = 1e-4  # relative difference of sigmas that are one
 FEATURES = "guidance_features"  # a MODEL's attachment: every Feature that was put into it
+COURSE = "guidance_course"  # among what is running: a run's Course and the sigmas it was made of
+HOST_SAMPLERS, OURS = "comfy.k_diffusion.sampling", f"{__package__}.sampling"  # modules of samplers
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _running: ContextVar[Mapping[str, Any]] = ContextVar("guidance_running", default=NOTHING)  # key -> parts of this run
 NETWORK_LEVEL = {WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL}  # need no guider
@@ -55,6 +58,7 @@ class Course:
     latent_shapes: Sequence[Any] = field(default_factory=tuple)
     continues: bool = False  # whether it got no noise: it goes on where another run ended
     second: Any = None  # a MODEL that is sampled beside the guider's own, where this is its course
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def model(self) -> Any:
@@ -87,6 +91,14 @@ class Course:
     def sampler_name(self) -> str:
         """Of the host's samplers, "sample_euler"; empty for samplers that are no function."""
         return getattr(getattr(self.sampler, "sampler_function", None), "__name__", "")
+
+    def level(self, sigmas: Tensor) -> float:
+        """The noise level of a look, without waiting for the device where the schedule tells it."""
+        return self.clock.read(sigmas)
+
+    def progress_at(self, sigmas: Tensor) -> float:
+        """Of a look."""
+        return self.progress_of(self.level(sigmas))
 
     def index(self, sigma: float) -> int:
         """Which step of the schedule an evaluation belongs to, those between two steps to the earlier one."""
@@ -155,14 +167,38 @@ def _around_run(
 ) -> Any:
     """OUTER_SAMPLE: a fresh state for every run, gone afterwards whatever happens."""
     guider = executor.class_obj
+    with running(guider, noise, sampler, sigmas, *args, **more) as (course, args, more):
+        parts = attached(guider.model_patcher, feature)
+        before = _running.set({**_running.get(), feature.key: parts})
+        try:
+            with remembered(guider, feature.key, feature.begin(course, parts)):
+                return executor(noise, latent, sampler, sigmas, *args, **more)
+        finally:
+            _running.reset(before)
+
+
+@contextmanager
+def running(
+    guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **more: Any
+) -> Iterator[tuple[Course, tuple[Any, ...], dict[str, Any]]]:
+    """The Course of a run, one for all that acts in it, and what `outer_sample` gets behind sigmas, heard by it."""
+    course, known = _running.get().get(COURSE, (None, None))
+    if course is not None and course.guider is guider and course.sampler is sampler and known is sigmas:
+        yield course, args, more
+        return
     course = course_of(guider, noise, sampler, sigmas, *args, **more)
-    parts = attached(guider.model_patcher, feature)
-    before = _running.set({**_running.get(), feature.key: parts})
+    before = _running.set({**_running.get(), COURSE: (course, sigmas)})
     try:
-        with remembered(guider, feature.key, feature.begin(course, parts)):
-            return executor(noise, latent, sampler, sigmas, *args, **more)
+        yield course, *(_heard(course.clock, args, more) if course.clock.in_turn else (args, more))
     finally:
         _running.reset(before)
+
+
+def _heard(clock: Clock, args: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """With a callback that the clock hears; it is the second behind sigmas."""
+    if len(args) > 1:
+        return (args[0], clock.following(args[1]), *args[2:]), more
+    return args, {**more, "callback": clock.following(more.get("callback"))}
 
 
 def _refuse_elsewhere(feature: Feature, executor: Any, model: Any, *args: Any, **more: Any) -> Any:
@@ -201,15 +237,25 @@ def begin_beside(course: Course, model: Any, transformer_options: dict[str, Any]
 def course_of(guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **more: Any) -> Course:
     """Out of what the host calls a guider's `outer_sample` with; `args` come behind sigmas."""
     seed = more.get("seed", args[3] if len(args) > 3 else None)
+    levels = sigmas.tolist()
     return Course(
         guider=guider,
         sampler=sampler,
-        sigmas=[float(sigma) for sigma in sigmas],
+        sigmas=levels,
         seed=int(seed or 0),
         denoise_mask=args[0] if args else more.get("denoise_mask"),
         latent_shapes=more.get("latent_shapes") or (),
         continues=not bool(noise.any()),
+        clock=Clock(levels, _looks_in_turn(sampler, levels)),
     )
+
+
+def _looks_in_turn(sampler: Any, levels: Sequence[float]) -> bool:
+    """Whether step i of a sampler is one look, at level i. Levels that repeat make no step of the published ones."""
+    function, options = getattr(sampler, "sampler_function", None), getattr(sampler, "extra_options", {})
+    name = getattr(function, "__name__", "").removeprefix("sample_")
+    known = getattr(function, "__module__", "") in (HOST_SAMPLERS, OURS) and name in ONE_LOOK
+    return known and not options.get("s_churn") and len(set(levels)) == len(levels)
 
 
 @contextmanager

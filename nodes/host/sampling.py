@@ -51,11 +51,11 @@ def published_sampler(
             raise ValueError(FLOW_REFUSED)
         if len(sigmas) < 2:
             return x
-        rising = sigmas[-1] > sigmas[0]  # then the latent is a picture, also a grey one
+        levels = without_repeats(sigmas.tolist())
+        rising = levels[-1] > levels[0]  # then the latent is a picture, also a grey one
         if from_noise and not rising and not torch.count_nonzero(model.latent_image):
             # the published start is unit noise taken as x_t; the host scales by sigma alone below sigma_max
             x = model.noise * (1 + sigmas[0] ** 2) ** 0.5
-        levels = without_repeats([float(sigma) for sigma in sigmas])
         draws = noise or StepNoise(x, extra_args.get("seed") or 0, indices or range(len(x)), levels)
         handover = Handover()
         predict = _predictor(model, extra_args, clip_denoised, handover)
@@ -129,7 +129,7 @@ class Steps:
         self.levels = without_repeats(course.sigmas)
         self.name = course.sampler_name.removeprefix("sample_") or type(course.sampler).__name__
         self.options: Mapping[str, Any] = getattr(course.sampler, "extra_options", {})
-        self.flow = course.flow
+        self.flow, self.level = course.flow, course.level
         self.index, self.first = 0, False
         self.sigma = float("inf")
         self.seen: Tensor | None = None
@@ -146,7 +146,7 @@ class Steps:
         """
         if sigmas is self.seen:
             return False
-        self.seen, sigma = sigmas, float(sigmas.flatten()[0])
+        self.seen, sigma = sigmas, self.level(sigmas)
         steps = range(self.index, len(self.levels) - 1)
         found = next((k for k in steps if abs(self._begin(k) - sigma) <= SAME * sigma), None)
         if self.name in TWICE and self.first and sigma < self.sigma:
@@ -219,11 +219,17 @@ def start_noise(model: Any, shape: Sequence[int], seed: int, count: int) -> Tens
     return initial_noise((count, *shape), seed, range(count))
 
 
-def sampled(model: Any, positive: Any, noise: Tensor, steps: int) -> Tensor:
-    """Latents of a plain run of euler, without CFG."""
+def sampled(model: Any, positive: Any, noise: Tensor, steps: int, beside: Any = None) -> Tensor:
+    """Latents of a plain run of euler, without CFG.
+
+    `beside`: another condition, which is predicted at the same noisy pictures (the guider's negative) and then ignored.
+    """
     empty = torch.zeros_like(noise)
+    if beside is not None:
+        model = model.clone()
+        model.set_model_sampler_cfg_function(lambda given: given["cond"], disable_cfg1_optimization=True)
     return comfy.sample.sample(
-        model, noise, steps, 1.0, "euler", "normal", positive, positive, empty, disable_pbar=True, seed=0
+        model, noise, steps, 1.0, "euler", "normal", positive, beside or positive, empty, disable_pbar=True, seed=0
     )
 
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 from bench import judge, made_with
 
 RESULTS, WORKFLOWS = ROOT / "bench" / "results", ROOT / "workflows"
-COSTS = {"adm_speed", "cfg_guider", "guide_cost", "guided_step", "hspace_cost"}  # the time and room of networks
+COSTS = {"adm_speed", "cfg_guider", "gpu_cost", "guide_cost", "guided_step", "hspace_cost", "launches"}  # of networks
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt")
 FIGURES = sorted(path for path in RESULTS.glob("*.json") if path.stem not in COSTS | {"judge", "made_with"})
 
@@ -20,7 +20,7 @@ def shipped(recorded):
 
 
 def pictures(folder, ending):
-    return sorted(path.name for path in folder.glob(f"*{ending}"))
+    return sorted(path.name for path in folder.glob(f"*{ending}") if path.stem not in COSTS)
 
 
 def recorded(folder):

@@ -129,7 +129,7 @@ def test_an_image_gets_in_a_batch_what_it_gets_alone(methods, shape):
             assert whole.shape == shape
             for k in range(shape[0]):
                 alone = combine(one_of(mix, k), methods, memories[k])
-                assert largest_error(whole[k : k + 1], alone) < 1e-6
+                assert largest_error(whole[k : k + 1], alone) < 1e-12
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -98,7 +98,7 @@ def test_dynamic_thresholding_leaves_pixels_within_their_range_bit_for_bit():
 
 def test_mimicking_the_own_scale_is_plain_cfg():
     mix = world().mix()
-    assert largest_error(combine(mix, [MimicThreshold(SCALE)], {}), mix.denoised) < 1e-6  # quantiles are in float32
+    assert largest_error(combine(mix, [MimicThreshold(SCALE)], {}), mix.denoised) < 1e-12
 
 
 def test_a_cap_above_the_direction_is_plain_cfg():
@@ -182,7 +182,7 @@ AT_ONE = [Momentum(), Cap(), Parallel(), Bands(), ZeroStar(), Tangential(), Magn
 def test_a_scale_of_one_is_the_condition_whatever_shapes_the_direction(method):
     memory = {}
     for step in run_of("eps", 2):
-        assert largest_error(combine(step.mix(scale=1.0), [method], memory), step.cond) < 1e-6
+        assert largest_error(combine(step.mix(scale=1.0), [method], memory), step.cond) < 1e-12
 
 
 @pytest.mark.parametrize("method", EVERY, ids=named)
@@ -191,7 +191,7 @@ def test_a_condition_that_says_what_the_negative_says_changes_nothing(method):
     mix = Mix(draw(2, *SHAPE), torch.ones(3), pixels, (Branch(pixels, pixels, SCALE), Branch(pixels, pixels, -2.0)))
     memory = {}
     for _ in range(2):
-        assert largest_error(combine(mix, [method], memory), pixels) < 1e-6
+        assert largest_error(combine(mix, [method], memory), pixels) < 1e-12
 
 
 @pytest.mark.parametrize("method", EVERY, ids=named)

@@ -68,7 +68,7 @@ def test_logistic_regression_stands_at_its_minimum():
     weight = line.weight.double()
     push = torch.sigmoid(-(positive @ weight + line.bias)), torch.sigmoid(negative @ weight + line.bias)
     gradient = ((push[1][:, None] * negative).mean(0) - (push[0][:, None] * positive).mean(0)) / 2
-    torch.testing.assert_close(gradient + 2 * directions.PENALTY * weight, torch.zeros_like(weight), rtol=0, atol=1e-4)
+    torch.testing.assert_close(gradient + 2 * directions.PENALTY * weight, torch.zeros_like(weight), rtol=0, atol=3e-5)
     assert (push[1].mean() - push[0].mean()).abs() < 1e-3
 
 
@@ -81,14 +81,14 @@ def test_both_sets_count_the_same_however_many_codes_they_have(method, larger):
         again = FITS[method](positive.repeat(10, 1), negative)
     else:
         again = FITS[method](positive, negative.repeat(10, 1))
-    torch.testing.assert_close(again.weight, line.weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(again.weight, line.weight, rtol=1e-6, atol=1e-6)
     assert again.bias == pytest.approx(line.bias, abs=1e-3)
 
 
 def test_exchanged_sets_give_the_opposite_direction():
     positive, negative = two_clouds(1.5)
     one, other = fit_logistic(positive, negative), fit_logistic(negative, positive)
-    torch.testing.assert_close(one.weight, -other.weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.weight, -other.weight, rtol=1e-6, atol=1e-6)
     assert one.bias == pytest.approx(-other.bias, abs=1e-3)
 
 
@@ -163,14 +163,14 @@ def test_an_orthogonal_direction_has_nothing_of_the_others(count):
     left = orthogonal(weight, others)
     assert left.dtype == weight.dtype
     assert (others @ left).abs().max() < 1e-5
-    torch.testing.assert_close(left @ weight, left @ left, rtol=1e-5, atol=1e-5)  # a projection: nothing added
-    torch.testing.assert_close(orthogonal(left, others), left, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(left @ weight, left @ left, rtol=1e-6, atol=1e-6)  # a projection: nothing added
+    torch.testing.assert_close(orthogonal(left, others), left, rtol=1e-6, atol=1e-6)
 
 
 def test_a_direction_that_is_orthogonal_already_stays():
     weight, other = torch.zeros(WIDTH), torch.zeros(1, WIDTH)
     weight[0], other[0, 1] = 2.0, 5.0
-    torch.testing.assert_close(orthogonal(weight, other), weight)
+    torch.testing.assert_close(orthogonal(weight, other), weight, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [-3.0, 0.0], [2.0, -1.0]])

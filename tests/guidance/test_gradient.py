@@ -239,9 +239,11 @@ def test_the_readings_say_loss_gradient_and_length():
     found = steer(step, [term(clean_energy(world), "at denoised", 0.3, True, name="goal")], 0.0, 1)
     (reading,) = found.readings
     assert reading.name == "goal"
-    torch.testing.assert_close(reading.loss, clean_energy(world)(step.denoised, step.sigma))
-    torch.testing.assert_close(reading.grad_norm, norm((step.denoised - world.y) / world.error**2))
-    torch.testing.assert_close(reading.lambda_, norm(found.direction) / step.distance)
+    torch.testing.assert_close(reading.loss, clean_energy(world)(step.denoised, step.sigma), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        reading.grad_norm, norm((step.denoised - world.y) / world.error**2), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(reading.lambda_, norm(found.direction) / step.distance, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rank", [3, 4, 5])
@@ -251,4 +253,4 @@ def test_latents_of_any_rank_are_steered(rank):
     step = Step(x, torch.ones(2), 0.5 * x)
     found = direction(step, term(lambda z, sigma: z.square().flatten(1).sum(1), "at denoised", 0.3, True))
     assert found.shape == shape
-    torch.testing.assert_close(norm(found), 0.3 * step.reach)
+    torch.testing.assert_close(norm(found), 0.3 * step.reach, rtol=1e-6, atol=1e-6)

@@ -93,9 +93,9 @@ def test_an_edit_of_nothing_keeps_every_bit():
 def test_a_preserved_norm_is_that_of_each_sample():
     h, delta = drawn(3, 8, 4, 4), 5 * drawn(3, 8, 4, 4, seed=1)
     moved = added(h, delta, preserve_norm=True)
-    torch.testing.assert_close(moved.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1))
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1), rtol=1e-12, atol=1e-12)
     cosine = torch.nn.functional.cosine_similarity(moved.flatten(1), (h + delta).flatten(1))
-    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=1e-12, atol=1e-12)
 
 
 def test_each_range_of_progress_has_its_direction():
@@ -151,18 +151,18 @@ def test_n_attributes_count_one_over_the_root_of_n():
 
 def test_a_mix_goes_from_one_bottleneck_to_the_other_on_its_own_sphere():
     h, content = drawn(2, 8, 4, 4), 3 * drawn(2, 8, 4, 4, seed=1)
-    torch.testing.assert_close(mixed(h, content, 0.0), h)
+    torch.testing.assert_close(mixed(h, content, 0.0), h, rtol=1e-12, atol=1e-12)
     scaled = content * (h.flatten(1).norm(dim=1) / content.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
-    torch.testing.assert_close(mixed(h, content, 1.0), scaled)
+    torch.testing.assert_close(mixed(h, content, 1.0), scaled, rtol=1e-12, atol=1e-12)
     half = mixed(h, content, 0.5)
-    torch.testing.assert_close(half.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1))
+    torch.testing.assert_close(half.flatten(1).norm(dim=1), h.flatten(1).norm(dim=1), rtol=1e-12, atol=1e-12)
     a, b = (torch.nn.functional.cosine_similarity(half.flatten(1), part.flatten(1)) for part in (h, scaled))
-    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_a_mix_of_a_bottleneck_with_itself_is_itself():
     h = drawn(2, 8, 4, 4)
-    torch.testing.assert_close(mixed(h, 2 * h, 0.3), h)
+    torch.testing.assert_close(mixed(h, 2 * h, 0.3), h, rtol=1e-12, atol=1e-12)
 
 
 def test_principal_components_are_those_of_the_covariance():
@@ -170,10 +170,10 @@ def test_principal_components_are_those_of_the_covariance():
     mean, rows, deviations = principal(samples, 3)
     flat = samples.flatten(1)
     values, vectors = torch.linalg.eigh(torch.cov(flat.T))
-    torch.testing.assert_close(mean.double().flatten(), flat.mean(0), atol=1e-6, rtol=0)
-    torch.testing.assert_close(deviations.double(), values.flip(0)[:3].sqrt(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mean.double().flatten(), flat.mean(0), rtol=0, atol=3e-8)
+    torch.testing.assert_close(deviations.double(), values.flip(0)[:3].sqrt(), rtol=0, atol=7e-7)
     cosines = (rows.double().flatten(1) @ vectors.flip(1)[:, :3]).diagonal().abs()
-    torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cosines, torch.ones_like(cosines), rtol=0, atol=3e-7)
     assert (rows.flatten(1).gather(1, rows.flatten(1).abs().argmax(1, keepdim=True)) > 0).all()
 
 

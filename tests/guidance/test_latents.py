@@ -44,7 +44,7 @@ def test_lerp_is_the_line_also_beyond_its_ends(ends):
     a, b = ends
     places = torch.tensor([-1.0, 0.25, 0.5, 2.0])
     expected = a + along(places, a.ndim) * (b - a)
-    torch.testing.assert_close(lerp(a, b, places), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lerp(a, b, places), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_slerp_is_the_published_formula_over_the_whole_tensor(ends):
@@ -54,7 +54,7 @@ def test_slerp_is_the_published_formula_over_the_whole_tensor(ends):
     share = along(FRAMES.double(), a.ndim)
     expected = (torch.sin((1 - share) * theta) * a + torch.sin(share * theta) * b) / torch.sin(theta)
     torch.testing.assert_close(slerp(a, b, FRAMES.double()), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(slerp(*ends, FRAMES), expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slerp(*ends, FRAMES), expected.float(), rtol=1e-6, atol=1e-6)
 
 
 def test_slerp_between_orthogonal_codes_is_cosine_and_sine():
@@ -64,7 +64,7 @@ def test_slerp_between_orthogonal_codes_is_cosine_and_sine():
     frames = slerp(a, b, FRAMES.double())
     torch.testing.assert_close(frames[:, 0], 2 * angle.cos(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(frames[:, 1], 2 * angle.sin(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(frames.norm(dim=1), torch.full((9,), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(frames.norm(dim=1), torch.full((9,), 2.0, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5, -1.0])
@@ -103,7 +103,7 @@ def test_moving_there_and_back_is_no_move():
     z, mean, std = draw(5, 64), draw(64, seed=1), draw(64, seed=2).abs() + 0.1
     direction = draw(64, seed=3)
     back = moved(moved(z, direction, 0.7, mean, std), direction, -0.7, mean, std)
-    torch.testing.assert_close(back, z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(back, z, rtol=1e-6, atol=1e-6)
 
 
 # --- the latent prior

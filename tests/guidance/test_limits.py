@@ -99,4 +99,4 @@ def test_the_reading_says_that_a_guide_was_limited():
     step = step_at(0.8)
     found = steer(step, [Term("stiff", parabola(1e3), 1.0, False, "at noisy", None, 0.0)], 0.0, 1)
     assert found.readings[0].limited.all() and found.capped.all()
-    torch.testing.assert_close(found.readings[0].lambda_, norm(found.direction) / step.distance)
+    torch.testing.assert_close(found.readings[0].lambda_, norm(found.direction) / step.distance, rtol=1e-12, atol=1e-12)

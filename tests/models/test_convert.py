@@ -142,11 +142,11 @@ def test_a_wrapped_state_dict_is_unwrapped_as_by_the_reader(wrapper, tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     torch.save({"w": torch.ones(3)}, tmp_path / "model.pt")
-    for name in ("out.safetensors", "other.safetensors.part"):
-        (tmp_path / name).write_text("mine")
-        with pytest.raises(CheckpointError, match=f"{name} exists already"):
-            convert(tmp_path / "model.pt", tmp_path / name.removesuffix(".part"))
-        assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "out.safetensors").write_text("mine")
+    with pytest.raises(CheckpointError, match="out.safetensors exists already"):
+        convert(tmp_path / "model.pt", tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "out.safetensors"]
 
 
 def test_names_out_of_a_file_can_not_command_the_terminal(tmp_path):

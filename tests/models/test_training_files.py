@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pack.models.training_files import joined, load_optimizer, optimizer_tensors, parted, replace_file
+from pack.models.saving import replace_file
+from pack.models.training_files import joined, load_optimizer, optimizer_tensors, parted
 
 OPTIMIZERS = {
     "SGD": torch.optim.SGD,

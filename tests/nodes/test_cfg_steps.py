@@ -51,7 +51,7 @@ def test_cfg_plus_plus_is_the_papers_step_under_euler(execute, models, conds):
             disable_pbar=True,
             seed=1,
         )
-    torch.testing.assert_close(kept[1], expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(kept[1], expected, atol=1e-5, rtol=0)
 
 
 def test_zero_init_leaves_a_flow_where_it_is(execute, models, conds):

@@ -40,6 +40,48 @@ def test_discovered_directions_show_the_plain_picture_at_strength_zero(scenes, e
     edit(scene.model, found)
 
 
+def read(model, positive, noise, **beside):
+    """{(sigma, the guider's name): h} of a plain run."""
+    from pack.nodes.host.hspace.record import recording
+    from pack.nodes.host.sampling import sampled
+
+    found = {}
+
+    def keep(h, place):
+        for name, rows in zip(place.names, h.chunk(len(place.names)), strict=True):
+            found[place.sigma, name] = rows
+
+    with torch.inference_mode():
+        latents = sampled(recording(model, keep), positive, noise, STEPS, **beside)
+    return found, latents
+
+
+def test_a_contrast_reads_both_conditions_at_the_pictures_of_the_negative_one(scenes, execute):
+    scene = scenes["scenes_unet"]
+    noise = torch.stack([random(*scene.shape, seed=seed) for seed in (7, 8)])
+    both, latents = read(scene.model, scene.negative, noise, beside=scene.positive)
+    alone, plain = read(scene.model, scene.negative, noise)
+    other, _ = read(scene.model, scene.positive, noise)
+    assert off(latents, plain) < 1e-3
+    assert all(off(both[level, name], h) < 4e-4 for (level, name), h in alone.items())
+    first = max(level for level, _ in other)
+    assert off(both[first, "negative"], other[first, "positive"]) < 4e-6
+    rest = [level for level, _ in other if level != first]
+    assert all(off(both[level, "negative"], other[level, "positive"]) > 1e-2 for level in rest)  # other pictures
+
+    given = {"positive": scene.positive, "negative": scene.negative, "samples": 2, "seed": 7}
+    (found,), _ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", steps=STEPS, **given)
+    expected = (both[first, "negative"] - both[first, "positive"]).mean(0)
+    assert off(found.tensors["delta_h"][0], expected) < 1e-5
+
+
+def test_a_condition_against_itself_gives_no_direction(scenes, execute):
+    scene = scenes["scenes_unet"]
+    given = {"positive": scene.negative, "negative": scene.negative, "samples": 2, "steps": 2}
+    (found,), _ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", **given)
+    assert found.tensors["delta_h"].abs().max() < 1e-5
+
+
 def test_what_discover_needs_is_said_in_words(scenes, execute):
     pixels, host = scenes["scenes_unet"], scenes["unet"]
     given = {"model": pixels.model, "positive": pixels.positive}

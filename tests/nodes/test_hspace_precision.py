@@ -50,3 +50,36 @@ def test_a_fingerprint_is_the_same_in_every_precision_and_old_ones_still_hold(ho
     with torch.no_grad():
         other.model.state_dict()[key].view(-1)[0].neg_()
     assert not is_of(other, fingerprint)
+
+
+def passes_and_prediction(model, host):
+    """How often the decoder half runs in an evaluation, and what comes of it."""
+    passes = []
+    first = model.model.diffusion_model.output_blocks[0][0]
+    hook = first.register_forward_hook(lambda *_: passes.append(True))
+    try:
+        found = predicted(model, host, cfg=3.0)
+    finally:
+        hook.remove()
+    return len(passes), found
+
+
+def test_decoder_halves_of_half_precision_run_together_and_alone_where_memory_is_short(host, edit, monkeypatch):
+    """CFG's two predictions are one batch, so an evaluation is one pass, and one more for its differences or two."""
+    from pack.nodes.host.hspace import run
+
+    model = edit(in_precision(torch.bfloat16), 0.2 * host.direction)
+    together, found = passes_and_prediction(model, host)
+    monkeypatch.setattr(run, "MARGIN", 1e9)  # of memory
+    alone, again = passes_and_prediction(model, host)
+    assert (together, alone) == (2, 3)
+    assert off(found, again) < 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_asymmetric_edits_share_one_pass_more(host, edit, count):
+    model = host.model
+    for place in range(count):
+        model = edit(model, 0.1 * (place + 1) * host.direction)
+    passes, _ = passes_and_prediction(model, host)
+    assert passes == 2

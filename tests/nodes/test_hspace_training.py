@@ -124,7 +124,9 @@ def test_a_run_of_anything_else_does_not_take_up_a_stopped_one(model, models, en
     assert name() == names[0] and name(vae=pixel_vae()) != names[-3]
 
 
-@pytest.mark.parametrize("harm", ["cut short", "no file of tensors", "without losses", "another shape", "not finite"])
+@pytest.mark.parametrize(
+    "harm", ["cut short", "no file of tensors", "without losses", "another shape", "not finite", "all batches known"]
+)
 def test_a_state_that_is_no_use_is_set_aside_and_training_begins_anew(train, user_folder, monkeypatch, caplog, harm):
     import comfy.model_management as mm
     from safetensors.torch import load_file, save_file
@@ -164,7 +166,8 @@ def spoil(path, harm, load_file, save_file):
             state = {key: value[..., :1].contiguous() if value.ndim > 1 else value for key, value in state.items()}
         elif harm == "not finite":
             state = {key: value * float("nan") for key, value in state.items()}
-        save_file(state, path, {} if harm == "without losses" else {"losses": "[[0.5, 0.5]]"})
+        losses = "[[0.5], [0.5]]" if harm == "all batches known" else "[[0.5, 0.5]]"
+        save_file(state, path, {} if harm == "without losses" else {"losses": losses})
 
 
 def test_the_models_own_samples_and_given_pictures_are_both_learned_on(train, tmp_path):

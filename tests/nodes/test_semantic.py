@@ -230,5 +230,5 @@ def test_an_error_is_one_sentence_that_names_node_and_input(case, loaded, direct
 
 
 def test_a_direction_is_not_saved_outside_its_folder(direction, execute):
-    with pytest.raises(ValueError, match="input 'filename_prefix': '../../away' leads out of the folder"):
+    with pytest.raises(ValueError, match="input 'filename_prefix': '../../away' can't be a file's name"):
         execute("Guidance_SaveSemanticDirection", direction=direction, filename_prefix="../../away")

@@ -353,3 +353,5 @@ def test_help_pages_and_templates_are_served(server):
     assert "Load Guidance Model" in page
     templates = json.loads(server.get("/workflow_templates"))
     assert "classifier_guidance" in templates["diffusion-guidance"]
+    template = json.loads(server.get("/api/workflow_templates/diffusion-guidance/classifier_guidance.json"))
+    assert template["nodes"]  # served from the first folder of the names that the host knows

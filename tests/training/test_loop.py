@@ -48,6 +48,27 @@ def test_a_shipped_file_starts_a_new_run_that_counts_on(tmp_path):
     assert record["images"] == 24 and record["commit"] == "test" and "loss" in record["losses"]
 
 
+RESUMES = {
+    "nothing": b"",
+    "text": b"hello",
+    "cut": lambda data: data[:-20],
+    "another network": lambda data: data.replace(b"network/weight", b"network/weighs"),
+    "no progress": lambda data: data.replace(b'"progress"', b'"progresS"'),
+    "a step of text": lambda data: data.replace(b'\\"step\\": 4', b'\\"step\\": "'),
+    "a negative step": lambda data: data.replace(b'\\"step\\": 4', b'\\"step\\":-4'),
+}
+
+
+@pytest.mark.parametrize("case", RESUMES)
+def test_a_bad_file_to_resume_from_is_one_sentence(case, tmp_path):
+    run(16, tmp_path / "a.safetensors")
+    path, content = tmp_path / "a.resume.safetensors", RESUMES[case]
+    path.write_bytes(content if isinstance(content, bytes) else content(path.read_bytes()))
+    with pytest.raises(SystemExit) as error:
+        run(32, tmp_path / "b.safetensors", path)
+    assert str(error.value).startswith("--resume: a.resume.safetensors ") and str(error.value).isprintable()
+
+
 def test_the_rate_warms_up_stays_flat_and_ends_at_zero():
     recipe = loop.Recipe(images=1000, batch=1, learning_rate=1.0, warmup=10, flat=0.5)
     assert recipe.rate(0, 0.0) == pytest.approx(0.1)

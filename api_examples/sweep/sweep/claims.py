@@ -29,6 +29,7 @@ class Claims:
 
     def __enter__(self) -> Claims:
         self.store.write(f"drivers/{self.me}", b"alive")
+        self._sweep_up()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -37,6 +38,7 @@ class Claims:
         self.ended.set()
         for job in list(self.held):
             self.release(job)
+        self._sweep_up()
         self.store.remove(f"drivers/{self.me}")
 
     def _beat(self) -> None:
@@ -69,25 +71,30 @@ class Claims:
         for name in self.store.names("claims"):
             owner = (self.store.read(f"claims/{name}") or b"").decode()
             owners.setdefault(owner, set()).add(name.rsplit(".", 1)[0])
-        return {job for owner, jobs in owners.items() if owner and not self.alive(owner) for job in jobs}
+        return {job for owner, jobs in owners.items() if not self.alive(owner) for job in jobs}
 
-    def sweep_up(self) -> None:
+    def _sweep_up(self) -> None:
         """Takes away what dead drivers left: half-written files and signs of life."""
         for name in self.store.names("parts"):
-            if not self.alive(name.rsplit("~", 1)[0]):
+            if not self.alive(name.rsplit("~", 1)[0], f"parts/{name}"):
                 self.store.remove(f"parts/{name}")
         for name in self.store.names("drivers"):
             if not self.alive(name):
                 self.store.remove(f"drivers/{name}")
 
-    def alive(self, driver: str) -> bool:
-        """Of this machine: whether its process runs. In any case: whether its last sign of life is young."""
-        where, pid, _ = driver.split("~")
+    def alive(self, driver: str, sign: str = "") -> bool:
+        """Of this machine: whether its process runs. In any case: whether its last sign of life is young.
+
+        `sign` is another one than the file in `drivers`.
+        """
         if driver == self.me:
             return True
+        if driver.count("~") != 2:  # a claim that a power cut left empty
+            return False
+        where, pid, _ = driver.split("~")
         if where == place() and not _runs(int(pid)):
             return False
-        mine, theirs = self.store.written(f"drivers/{self.me}"), self.store.written(f"drivers/{driver}")
+        mine, theirs = self.store.written(f"drivers/{self.me}"), self.store.written(sign or f"drivers/{driver}")
         return theirs is not None and (mine is None or mine - theirs < STALE)
 
 

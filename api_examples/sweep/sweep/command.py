@@ -123,7 +123,7 @@ def engine(given: argparse.Namespace) -> AbstractContextManager[Sequence[Host]]:
         command = [given.python, f"{given.comfyui}/main.py", *shlex.split(given.host_flags)]
         return ray_hosts(given.ray, command, given.actors, given.timeout)
     addresses = [address for address in given.hosts.split(",") if address.strip()]
-    hosts = [HttpHost(address, given.timeout) for address in addresses]
+    hosts: list[Host] = [HttpHost(address, given.timeout) for address in addresses]
     if not hosts or len({host.name for host in hosts}) < len(hosts):
         raise SweepError(f"--hosts {given.hosts}: at least one address is needed, and each once")
     return nullcontext(hosts)
@@ -139,7 +139,6 @@ def _run(
     claims: Claims,
 ) -> bool:
     """Whether it was stopped before its end."""
-    claims.sweep_up()
     with Display(len(jobs), len(jobs) - len(missing), [host.name for host in hosts]) as display:
         run = Sweep(workflow, version, hosts, claims, display, given.retries)
         signals = {number: signal.signal(number, lambda *_: _end(run)) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -16,6 +16,7 @@ from .outputs import files
 from .workflow import Prompt, title
 
 LOOK = 2.0  # seconds between looks into the queue, for jobs that a restart or a person took out of it
+FORGET = 10.0  # seconds until an interrupted prompt has ended: the host looks for it between steps
 SLOWEST = 0.5  # seconds between two questions whether a job is done
 TROUBLE = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
@@ -45,10 +46,14 @@ class HttpHost:
         if not isinstance(stats, dict) or "comfyui_version" not in stats.get("system", {}):
             raise LostHostError(f"{self.name} answers, but not as ComfyUI does")
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome:
-        """Queues a prompt, or with `look` takes up one that is there already, and fetches what it makes."""
-        if not look or self.where(prompt_id) is None:
-            prompt_id = self._queue(prompt_id, prompt)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        """Queues a prompt, or with `look` takes up one that is there already; returns its id on the host."""
+        if look and self.where(prompt_id) is not None:
+            return prompt_id
+        return self._send(prompt_id, prompt)
+
+    def fetch(self, prompt_id: str, prompt: Prompt, stop: threading.Event) -> Outcome:
+        """Waits for a queued prompt, and fetches what it made."""
         entry = self._wait(prompt_id, stop)
         if entry["status"]["status_str"] != "success":
             self._post("/history", {"delete": [prompt_id]})  # so that a second try isn't taken for this one
@@ -70,20 +75,28 @@ class HttpHost:
                 raise LostHostError(f"{self.name} says of its queue what ComfyUI wouldn't: {_cut(queue)}") from None
         return None
 
-    def cancel(self, prompt_id: str) -> None:
-        """Takes a prompt out of the queue, or interrupts it."""
+    def cancel(self, prompt_id: str) -> str | None:
+        """Takes a prompt out of the queue, or interrupts it; returns where it was."""
         where = self.where(prompt_id)
         if where == "pending":
             self._post("/queue", {"delete": [prompt_id]})
         if where == "running":
             self._post("/interrupt", {"prompt_id": prompt_id})
+        return where
 
-    def _queue(self, prompt_id: str, prompt: Prompt) -> str:
+    def _forget(self, prompt_id: str) -> None:
+        """Calls a prompt back, and leaves nothing of it that could be taken for a result of its next run."""
+        until = time.monotonic() + FORGET
+        while self.cancel(prompt_id) == "running" and time.monotonic() < until:
+            time.sleep(0.05)
+        self._post("/history", {"delete": [prompt_id]})
+
+    def _send(self, prompt_id: str, prompt: Prompt) -> str:
         status, answer = self._ask("POST", "/prompt", {"prompt": prompt, "prompt_id": prompt_id})
         content = _parsed(answer)
         if isinstance(content, dict) and (content.get("node_errors") or status == 400):
-            if status == 200:  # the host would run the part that it finds no fault with
-                self.cancel(content.get("prompt_id", prompt_id))
+            if status == 200:  # the host runs the part that it finds no fault with
+                self._forget(content.get("prompt_id", prompt_id))
             raise JobError(_refusal(content, prompt))
         if status != 200 or not isinstance(content, dict) or "prompt_id" not in content:
             raise LostHostError(f"{self.name} answered {status} to a prompt: {_cut(answer.decode(errors='replace'))}")
@@ -93,7 +106,9 @@ class HttpHost:
         pause, looked, started = 0.01, time.monotonic(), None
         while not (entry := self._history(prompt_id)):
             if stop.wait(pause):
-                self.cancel(prompt_id)
+                if self.cancel(prompt_id) == "done":
+                    continue
+                self._forget(prompt_id)
                 raise StoppedError
             pause, now = min(1.5 * pause, SLOWEST), time.monotonic()
             if now - looked < LOOK:

@@ -35,7 +35,8 @@ def _is_file(entry: Any) -> bool:
 def scores(prompt: Prompt, outputs: Mapping[str, Any]) -> dict[str, Value]:
     """Columns of a history's outputs: numbers, JSON, `name: number` lines and short texts of its nodes.
 
-    A list of numbers gives its mean. A list of rows, such as a report over steps, gives its last row.
+    A list of numbers gives its mean. A list of rows, such as a report over steps, gives its last row. Of a column's way
+    through JSON only the last name stays, where that is enough to tell it.
     """
     found: dict[str, Value] = {}
     titles = [title(prompt, node) for node in outputs]
@@ -45,7 +46,8 @@ def scores(prompt: Prompt, outputs: Mapping[str, Any]) -> dict[str, Value]:
             values = values if isinstance(values, list | tuple) else [values]
             kept = [_read(value) for value in values if not isinstance(value, bool) and not _is_file(value)]
             if kept:
-                found.update(_columns(name if key == "text" else f"{name}.{key}", kept[0] if len(kept) == 1 else kept))
+                columns = list(_columns((), kept[0] if len(kept) == 1 else kept))
+                found.update(_named(name if key == "text" else f"{name}.{key}", columns))
     return found
 
 
@@ -63,19 +65,24 @@ def _read(value: Any) -> Any:
     return value
 
 
-def _columns(name: str, value: Any) -> Iterator[tuple[str, Value]]:
+def _columns(way: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Value]]:
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from _columns(f"{name}.{key}", part)
+            yield from _columns((*way, key), part)
     elif isinstance(value, list) and value:
         if all(isinstance(part, int | float) for part in value):
-            yield name, sum(value) / len(value)
+            yield way, sum(value) / len(value)
         else:
-            yield from _columns(name, value[-1])
+            yield from _columns(way, value[-1])
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, value
+        yield way, value
     elif isinstance(value, str) and 0 < len(value.strip()) <= LONGEST:
-        yield name, value.strip()
+        yield way, value.strip()
+
+
+def _named(name: str, columns: list[tuple[tuple[str, ...], Value]]) -> dict[str, Value]:
+    last = [way[-1:] for way, _ in columns]
+    return {".".join((name, *(way[-1:] if last.count(way[-1:]) == 1 else way))): value for way, value in columns}
 
 
 def with_settings_inside(content: bytes, settings: Mapping[str, Any]) -> bytes:

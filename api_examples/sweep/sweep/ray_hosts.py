@@ -6,20 +6,22 @@ counted the same way as with hosts that were already there.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from .errors import JobError, LostHostError, StoppedError, SweepError
 from .http_host import Outcome
-from .own_host import OwnHost
+from .own_host import START, OwnHost
 from .workflow import Prompt
 
 CALLS = 8  # that an actor answers at a time
+PLACE = 60.0  # seconds until Ray has to have found a place for an actor
 
 
 class Actor:
@@ -32,14 +34,17 @@ class Actor:
     def check(self) -> None:
         self.host.check()
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool) -> Outcome:
-        return self.host.http.run(prompt_id, prompt, look, self.running)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        return self.host.http.queue(prompt_id, prompt, look)
+
+    def fetch(self, prompt_id: str, prompt: Prompt) -> Outcome:
+        return self.host.http.fetch(prompt_id, prompt, self.running)
 
     def where(self, prompt_id: str) -> str | None:
         return self.host.http.where(prompt_id)
 
-    def cancel(self, prompt_id: str) -> None:
-        self.host.http.cancel(prompt_id)
+    def cancel(self, prompt_id: str) -> str | None:
+        return self.host.http.cancel(prompt_id)
 
     def close(self) -> None:
         self.host.close()
@@ -52,10 +57,16 @@ class RayHost:
         self.name, self.actor = name, actor
 
     def check(self) -> None:
-        self._get(self.actor.check.remote())
+        try:
+            self._get(self.actor.check.remote(), timeout=PLACE + START)
+        except GetTimeoutError:
+            raise LostHostError(f"{self.name} got no machine of the cluster: all are taken") from None
 
-    def run(self, prompt_id: str, prompt: Prompt, look: bool, stop: threading.Event) -> Outcome:
-        task = self.actor.run.remote(prompt_id, prompt, look)
+    def queue(self, prompt_id: str, prompt: Prompt, look: bool) -> str:
+        return self._get(self.actor.queue.remote(prompt_id, prompt, look))
+
+    def fetch(self, prompt_id: str, prompt: Prompt, stop: threading.Event) -> Outcome:
+        task = self.actor.fetch.remote(prompt_id, prompt)
         while not ray.wait([task], timeout=0.5)[0]:
             if stop.is_set():
                 self.actor.cancel.remote(prompt_id)
@@ -66,12 +77,12 @@ class RayHost:
     def where(self, prompt_id: str) -> str | None:
         return self._get(self.actor.where.remote(prompt_id))
 
-    def cancel(self, prompt_id: str) -> None:
-        self._get(self.actor.cancel.remote(prompt_id))
+    def cancel(self, prompt_id: str) -> str | None:
+        return self._get(self.actor.cancel.remote(prompt_id))
 
-    def _get(self, task: Any) -> Any:
+    def _get(self, task: Any, timeout: float | None = None) -> Any:
         try:
-            return ray.get(task)
+            return ray.get(task, timeout=timeout)
         except RayActorError as error:
             raise LostHostError(f"{self.name} died ({type(error).__name__}); Ray starts it again") from None
         except RayTaskError as error:
@@ -83,6 +94,7 @@ class RayHost:
 @contextmanager
 def ray_hosts(address: str, command: list[str], actors: int | None, timeout: float) -> Iterator[Sequence[RayHost]]:
     """Actors on a cluster, as many as it has GPUs or as are wanted; they end with the driver."""
+    _knock(address)
     try:
         ray.init(None if address == "local" else address, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -94,13 +106,23 @@ def ray_hosts(address: str, command: list[str], actors: int | None, timeout: flo
         wanted = actors or gpus or 1
         if wanted > found.get(kind, 0):
             raise SweepError(f"--actors {wanted}: the cluster has {found.get(kind, 0):g} {kind}s")
-        options = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        made = ray.remote(max_restarts=-1, max_concurrency=CALLS, **options)(Actor)
-        hosts = [
-            RayHost(f"actor {k}", made.remote([*command, *([] if gpus else ["--cpu"])], timeout)) for k in range(wanted)
-        ]
+        place = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        made: Any = ray.remote(Actor)
+        made = made.options(max_restarts=-1, max_concurrency=CALLS, **place)
+        command = [*command, *([] if gpus else ["--cpu"])]
+        hosts = [RayHost(f"actor {k}", made.remote(command, timeout)) for k in range(wanted)]
         yield hosts
         for host in hosts:
             host.actor.close.remote()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself takes minutes to say that nobody is there."""
+    place, _, port = address.removeprefix("ray://").rpartition(":")
+    if place and port.isdigit():
+        try:
+            socket.create_connection((place, int(port)), 5).close()
+        except OSError as error:
+            raise SweepError(f"--ray {address}: no cluster answers: {error}") from None

@@ -166,26 +166,31 @@ class Sweep:
 
     def _try(self, lane: Lane, attempt: Attempt) -> None:
         job, prompt = attempt.job, with_settings(self.workflow, attempt.job.settings)
-        with self.changed:
-            lane.enter(attempt)
-        lost = False
+        failed, lost = None, False
         try:
-            outcome = lane.host.run(job.prompt_id, prompt, attempt.look, self.stop)
+            with lane.door:
+                with self.changed:
+                    lane.enter(attempt)
+                prompt_id = lane.host.queue(job.prompt_id, prompt, attempt.look)
+            outcome = lane.host.fetch(prompt_id, prompt, self.stop)
             with self.changed:
                 lane.ended(attempt)
             self._save(attempt, prompt, outcome)
         except StoppedError:
             pass
         except JobError as error:
+            failed = str(error)
             with self.changed:
                 lane.ended(attempt)
-            self._again(lane, attempt, str(error), True)
         except LostHostError as error:
-            lost = True
-            self._lose(lane, attempt, str(error))
+            failed, lost = str(error), True
+            self._lose(lane, failed)
         finally:
             with self.changed:
+                blamed = not lost or lane.worked_on is attempt
                 lane.leave(attempt)
+        if failed is not None:
+            self._again(lane, attempt, failed, blamed)
         if lost:
             self._await(lane, attempt)
 
@@ -218,6 +223,7 @@ class Sweep:
             attempt.failed_on.add(lane.host.name)
         if len(attempt.errors) <= self.retries:
             self.report.tried(attempt.job, error)
+            self.claims.release(attempt.job.name)  # a driver whose hosts are all lost holds nobody up
             with self.changed:
                 self.waiting.put(attempt)
                 self.changed.notify_all()
@@ -226,13 +232,11 @@ class Sweep:
         self.store.write(f"failed/{attempt.job.name}.json", json.dumps(record, indent=1).encode())
         self._settle(attempt, None, error)
 
-    def _lose(self, lane: Lane, attempt: Attempt, error: str) -> None:
+    def _lose(self, lane: Lane, error: str) -> None:
         with self.changed:
-            blamed, first = lane.worked_on is attempt, lane.lost_since is None
-            lane.lost_since = lane.lost_since or time.monotonic()
+            first, lane.lost_since = lane.lost_since is None, lane.lost_since or time.monotonic()
         if first:
             self.report.lost(lane.host.name, error)
-        self._again(lane, attempt, error, blamed)
 
     def _await(self, lane: Lane, attempt: Attempt | None = None) -> None:
         """Until the host answers again; then the job that it lost is called back, if it still has it."""

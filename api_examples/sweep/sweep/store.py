@@ -73,7 +73,7 @@ class Store:
         """The whole file or nothing, instead of what was there. An upload is whole by itself."""
         if not self.on_disk:
             return self.fs.pipe_file(self.path(name), content)
-        temporary = self._temporary(content)
+        temporary = self._temporary(content, lasting=True)
         try:
             os.replace(temporary, self.path(name))
         except OSError:
@@ -81,14 +81,14 @@ class Store:
             raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """The same where nothing was; False, and nothing done, where something is."""
+        """A whole file where nothing was; False, and nothing done, where something is. A power cut may undo it."""
         if not self.on_disk:
             try:
                 self.fs.pipe_file(self.path(name), content, mode="create")
             except FileExistsError:
                 return False
             return True
-        temporary = self._temporary(content)
+        temporary = self._temporary(content, lasting=False)
         try:
             os.link(temporary, self.path(name))
         except FileExistsError:
@@ -97,13 +97,14 @@ class Store:
             os.unlink(temporary)
         return True
 
-    def _temporary(self, content: bytes) -> str:
+    def _temporary(self, content: bytes, lasting: bool) -> str:
         path = self.path(f"parts/{self.writer}~{os.urandom(4).hex()}")
         try:
             with open(path, "xb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
         except OSError:
             if os.path.exists(path):
                 os.unlink(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .jobs import Job
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """A job and what has become of it so far."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....guidance.cfg import Branch, Mix
-from ..run import course_of, remembered
+from ..run import remembered, running
 from .condition import (
     MAIN,
     MODEL,
@@ -28,13 +28,13 @@ from .condition import (
     of_kind,
     refuse_masks,
 )
-from .coverage import coverage, own_conds
+from .coverage import Cover, own_conds
 from .evaluate import encode, plain_predictions
 from .plan import Plan
 from .references import PERTURBED, RANDOM, WAYS, Draws, refuse_other_networks
-from .run import COMBINER, KEY, begin, level_of, plan_of, slope_of
+from .run import COMBINER, KEY, begin, plan_of, slope_of
 from .second import SecondModel, beside
-from .step import Covers, Step
+from .step import Step
 
 
 class CombinedGuider(comfy.samplers.CFGGuider):
@@ -109,18 +109,18 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         if self.second_models:  # loaded together with the main model, so neither pushes the other out
             self.model_patcher = patcher.clone()
             self.model_patcher.set_additional_models(KEY, [second.patcher for second in self.second_models])
-        course = course_of(self, noise, sampler, sigmas, *args, **kwargs)
-        self.run = begin(course, self.plan, COMBINER)
         try:
-            for second in self.second_models:
-                second.begin(course)
-            with remembered(self, KEY, self.run):
-                return super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            with running(self, noise, sampler, sigmas, *args, **kwargs) as (course, args, kwargs):
+                self.run = begin(course, self.plan, COMBINER)
+                for second in self.second_models:
+                    second.begin(course)
+                with remembered(self, KEY, self.run):
+                    return super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             for second in self.second_models:
                 second.finish()
             self.model_patcher = patcher
-            del self.run
+            self.__dict__.pop("run", None)
 
     def _refuse_unfit(self, batch: int) -> None:
         """Raises ValueError for references that this model can't give, and for masks that don't fit the batch."""
@@ -163,7 +163,7 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
     ) -> Tensor:
         options = {} if model_options is None else model_options
-        if self.run.stands_still(level_of(timestep)):
+        if self.run.stands_still(timestep):
             return x.clone()
         step = Step(self.parts, self._scales(timestep), self._covers(x, timestep))
         read = options.get("disable_cfg1_optimization") and self.conds.get("negative")  # by another node
@@ -187,19 +187,20 @@ class CombinedGuider(comfy.samplers.CFGGuider):
 
     def _scales(self, timestep: Tensor) -> list[float]:
         """Of each condition at this look. A negative that adaptive skip has dropped leaves the main condition at 1."""
-        progress = self.run.course.progress_of(level_of(timestep))
         first = 1.0 if self.run.all_skip else self.run.scale(self.parts[0].condition.weight, timestep)
-        return [first, *(part.condition.weight(progress) for part in self.parts[1:])]
+        rest = [part.condition.weight for part in self.parts[1:]]
+        progress = 0.0 if all(weight.always for weight in rest) else self.run.course.progress_at(timestep)
+        return [first, *(weight(progress) for weight in rest)]
 
-    def _covers(self, x: Tensor, timestep: Tensor) -> Covers:
+    def _covers(self, x: Tensor, timestep: Tensor) -> dict[Evaluation, Cover]:
         """Where the predictions say something at this noise level."""
         if self._as_the_host:
             return {}
         evaluations = {e for part in self.parts for e in (part.prediction, part.reference) if e is not None}
 
-        def cover(e: Evaluation) -> Tensor | None:
+        def cover(e: Evaluation) -> Cover:
             conds = self.second_models[e.model].conds if e.how == MODEL else self.conds
-            return coverage(own_conds(conds[e.conds], self.original_conds[e.conds]), x, timestep)
+            return self.run.covers.of(own_conds(conds[e.conds], self.original_conds[e.conds]), x, timestep)
 
         return {e: cover(e) for e in evaluations if e.conds in self.conds}  # a scale of 1 needs no negative
 
@@ -207,7 +208,7 @@ class CombinedGuider(comfy.samplers.CFGGuider):
         self, needed: Sequence[Evaluation], scale: float, x: Tensor, timestep: Tensor, options: dict[str, Any]
     ) -> dict[Evaluation, Tensor]:
         """All plain predictions in one call of the host, through its hooks; the others in one call each."""
-        self.draws.draw(self, level_of(timestep))
+        self.draws.draw(self, timestep)
         plain = [self.parts[0].prediction, NEGATIVE_PREDICTION]
         plain += [e for e in needed if e.how == PLAIN and e not in plain]
         conds = [self.conds[e.conds] if e in needed else None for e in plain]

@@ -17,7 +17,7 @@ from ..conditioning import CLASS_LABELS, LOW_RES, TEXT, class_embedding, labels_
 from ..model import facts_of
 from ..run import Course, state_in
 from .coverage import own_conds
-from .run import KEY, level_of
+from .run import KEY
 
 PERTURBED, RANDOM, TIME = "perturbed self", "random condition", "other time"
 SPREAD = 0.1  # deviation of the time that "other time" tells the network, over the time since the picture
@@ -84,10 +84,11 @@ class Draws:
                     "conditioning says nothing that could be drawn; choose another reference"
                 )
 
-    def draw(self, guider: Any, sigma: float) -> None:
+    def draw(self, guider: Any, timestep: Tensor) -> None:
         """The conds of a step, by the run's seed and the noise level."""
         for place, name in enumerate(self.names):
-            generator = guider.run.course.generator(CONDITION_STREAM, place, round(sigma * 1e6))
+            level = guider.run.course.level(timestep)
+            generator = guider.run.course.generator(CONDITION_STREAM, place, round(level * 1e6))
             given = {cond["uuid"]: cond for cond in guider.original_conds[name]}  # not what was drawn before
             own = own_conds(guider.conds[name], guider.original_conds[name])
             others = [{**cond, **drawn(given[cond["uuid"]], self.classes, generator)} for cond in own]
@@ -128,7 +129,7 @@ def other_time(model: Any, options: dict[str, Any]) -> dict[str, Any]:
         def predict(x: Tensor, told: Tensor) -> Tensor:
             return executor(x, told.to(sigma), *args, **kwargs)
 
-        told = other_sigma(sampling, sigma, time_draw(course, level_of(sigma)))
+        told = other_sigma(sampling, sigma, time_draw(course, course.level(sigma)))
         return told_another_time(predict, sampling, x, sigma, told)
 
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, another, options, is_model_options=True)

@@ -21,7 +21,7 @@ from ....guidance.weight import Weight
 from ..model import is_pixel_model
 from ..run import SAME, Course, Feature, attach, attached, state_in
 from ..sampling import Steps
-from .coverage import both, coverage, own_conds, towards
+from .coverage import Covers, both, own_conds, towards
 from .plan import OWN_SCALE, Plan
 
 KEY = "diffusion_guidance_cfg"
@@ -38,6 +38,10 @@ class CFGRun:
     steps: Steps | None = None  # of CFG++
     memory: Memory = field(default_factory=dict)
     skipping: Tensor | None = None  # [B] bool
+    covers: Covers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.covers = Covers(self.course)
 
     def scale(self, weight: Weight, timestep: Tensor) -> float:
         """The main condition's scale at this look of the sampler; 1 is off."""
@@ -45,9 +49,9 @@ class CFGRun:
             assert self.plan.renoised is not None
             self.steps.look(timestep)
             weight = replace(weight, value=renoised_scale(self.steps.move(), self.plan.renoised))
-        return weight.above(1.0, self.course.progress_of(level_of(timestep)))
+        return weight.value if weight.always else weight.above(1.0, self.course.progress_at(timestep))
 
-    def stands_still(self, sigma: float) -> bool:
+    def stands_still(self, timestep: Tensor) -> bool:
         """Zero-init (CFG-Zero*, alg. 1): the first steps out of pure noise have no velocity.
 
         The share is of the model's progress, and a step belongs to it by its middle: so the parts of a run that is cut
@@ -56,7 +60,7 @@ class CFGRun:
         course = self.course
         if not self.plan.zero_init or course.rising or not (course.from_noise or course.continues):
             return False
-        step = min(course.index(sigma), len(course.sigmas) - 2)
+        step = min(course.index(course.level(timestep)), len(course.sigmas) - 2)
         here = course.sigmas[max(0, step)]
         middle = (course.progress_of(here) + course.progress_of(course.following(here))) / 2
         return middle < self.plan.zero_init + SAME
@@ -80,11 +84,6 @@ class CFGRun:
     def finish(self, denoised: Tensor, mix: Mix) -> Tensor:
         """What is done with a prediction that had no negative."""
         return combine(_settled(mix, denoised), [m for m in self.plan.methods if m.STAGE in RESULT], self.memory)
-
-
-def level_of(timestep: Tensor) -> float:
-    """The one noise level of a look."""
-    return float(timestep.flatten()[0])
 
 
 def _settled(mix: Mix, denoised: Tensor) -> Mix:
@@ -217,7 +216,7 @@ def _around_prediction(
     run: CFGRun | None = state_in(guider.model_options, KEY)
     if run is None or getattr(guider, "combines_by_plan", False):
         return executor(x, timestep, options, *args, **kwargs)
-    if run.stands_still(level_of(timestep)):
+    if run.stands_still(timestep):
         return x.clone()
     own = guider.cfg
     guider.cfg = _scale(run, own, timestep)
@@ -234,10 +233,10 @@ def _scale(run: CFGRun, own: float, timestep: Tensor) -> float:
     return run.scale(replace(weight, value=own) if weight.value == OWN_SCALE else weight, timestep)
 
 
-def stands_still(options: dict[str, Any], sigma: float) -> bool:
-    """Whether zero-init holds the run at this sigma: then guides have nothing to add."""
+def stands_still(options: dict[str, Any], timestep: Tensor) -> bool:
+    """Whether zero-init holds the run at this look: then guides have nothing to add."""
     run: CFGRun | None = state_in(options, KEY)
-    return run is not None and run.stands_still(sigma)
+    return run is not None and run.stands_still(timestep)
 
 
 def _post_cfg(args: dict[str, Any]) -> Tensor:
@@ -249,7 +248,7 @@ def _post_cfg(args: dict[str, Any]) -> Tensor:
     cond, uncond = args["cond_denoised"], args["uncond_denoised"]
     if args["uncond"] is not None:  # where one of them says nothing, methods find no difference
         given = run.course.guider.original_conds
-        covers = [coverage(own_conds(args[k], given[name]), x, sigma) for k, name in SIDES.items()]
+        covers = [run.covers.of(own_conds(args[k], given[name]), x, sigma) for k, name in SIDES.items()]
         uncond = towards(uncond, cond, covers[1])
         cond = towards(cond, uncond, both(*covers))
     mix = Mix(x, slope_of(args["model"].model_sampling, sigma), uncond, (Branch(cond, uncond, args["cond_scale"]),))

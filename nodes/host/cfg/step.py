@@ -11,9 +11,7 @@ from torch import Tensor
 from ....guidance.cfg import Branch, Mix
 from ..pictures import area
 from .condition import NEGATIVE_PREDICTION, Evaluation, Part
-from .coverage import both, nowhere, towards
-
-Covers = Mapping[Evaluation, Tensor | None]  # where predictions say something; none: everywhere
+from .coverage import Cover, both, nowhere, towards
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +23,7 @@ class Step:
 
     parts: Sequence[Part]
     scales: Sequence[float]
-    covers: Covers
+    covers: Mapping[Evaluation, Cover]  # where predictions say something; none: everywhere
 
     def __post_init__(self) -> None:
         """Conditions that say nothing at this level are off."""
@@ -44,7 +42,7 @@ class Step:
         """None: conditions without a reference are the base."""
         return None if any(part.reference is None for part in self.parts) else self.parts[0].reference
 
-    def _cover(self, evaluation: Evaluation | None) -> Tensor | None:
+    def _cover(self, evaluation: Evaluation | None) -> Cover:
         return None if evaluation is None else self.covers.get(evaluation)
 
     def _local(self, part: Part) -> bool:

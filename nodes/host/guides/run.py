@@ -76,9 +76,9 @@ def _around_prediction(
     guider = executor.class_obj
     options = {} if model_options is None else model_options
     run: GuidedRun | None = state_in(guider.model_options, KEY)
-    if run is None or stands_still(guider.model_options, float(timestep.flatten()[0])):
+    if run is None or stands_still(guider.model_options, timestep):
         return executor(x, timestep, options, *args, **kwargs)
-    work = jobs_of(run, x, float(timestep.flatten()[0]))
+    work = jobs_of(run, x, run.course.level(timestep))
     if not work:
         return executor(x, timestep, options, *args, **kwargs)
 

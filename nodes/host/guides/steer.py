@@ -147,8 +147,9 @@ def _now(course: Course, sigma: float) -> float:
     index = min(max(sum(level >= sigma * (1 - SAME) for level in levels) - 1, 0), len(levels) - 2)
     if index < 0 or levels[index + 1] >= levels[index]:
         return 1.0
-    step = steps.move(index) if steps.known else first_order(*levels[index : index + 2], 0.0, course.flow)
-    return step.now
+    if steps.known:
+        return steps.move(index).now
+    return first_order(levels[index], levels[index + 1], 0.0, course.flow).now
 
 
 def _look(run: GuidedRun, job: Job, step: Step) -> None:

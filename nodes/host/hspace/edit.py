@@ -32,6 +32,7 @@ class Place:
     progress: float
     steps: float  # of a whole run of this density
     views: Sequence[View] = ()  # of the predictions in one batch, one behind the other; none: one, of everything
+    names: Sequence[str | None] = ()  # the guider's, of these predictions
 
 
 Shift = Callable[[Tensor, Tensor, Place], Tensor]  # (h [B C h w], embedding [B E], place) -> delta_h

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
 from torch import Tensor, nn
 
+from ....guidance.tensors import repeated
 from ..pixel_model import HALVES, PixelNetwork
 
+BY_ROW = ("cond_or_uncond", "uuids")  # of transformer_options: what the parts of a batch are
+SHARED = ("emb", "context")  # of the middle, which every decoder half takes
 VIDEO = ("time_context", "num_video_frames", "image_only_indicator")  # what the host hands to each block of SVD
 Options = dict[str, Any]  # transformer_options
 Evaluate = Callable[[Options], Tensor]  # transformer_options -> the network's output
@@ -26,19 +28,21 @@ class Halves:
     plain: Tensor  # its output
     h: Tensor  # [B C h w]
     emb: Tensor  # [B E]; zeros on hosts that don't hand it out
-    decode: Callable[[Tensor], Tensor]  # another h -> output, in the precision of that h
+    decode: Callable[[Tensor], Tensor]  # other h [k B C h w], one behind the other -> outputs, in the precision of h
+    most: int | None = None  # k; None: any
 
-    @cached_property
-    def exactly_plain(self) -> Tensor:
-        """The output in float32; in half precision the decoder half runs again for it."""
-        return self.plain if self.h.dtype == torch.float32 else self.decode(self.h.float())
+    def differences(self, others: Sequence[Tensor], fits: Callable[[int], bool]) -> list[Tensor]:
+        """How each of other h [B C h w] in float32 changes the output; in one pass where memory `fits` so many rows.
 
-    def difference(self, h: Tensor) -> Tensor:
-        """How another h [B C h w] in float32 changes the output.
-
-        Of half-precision outputs mostly rounding would remain, which an asymmetric step enlarges.
+        Of half-precision outputs mostly rounding would remain, which an asymmetric step enlarges: there the plain h
+        goes along in float32.
         """
-        return self.decode(h).float() - self.exactly_plain
+        exact = self.h.dtype == torch.float32
+        rows = [*others] if exact else [self.h.float(), *others]
+        together = len(rows) > 1 and self.most is None and fits(len(rows) * len(self.h))
+        outputs = self.decode(torch.cat(rows)).chunk(len(rows)) if together else [self.decode(h) for h in rows]
+        plain, *edited = [self.plain, *outputs] if exact else outputs
+        return [output.float() - plain for output in edited]
 
 
 def halves_of(network: Any, evaluate: Evaluate, options: Options, arguments: dict[str, Any]) -> Halves | Tensor:
@@ -64,15 +68,18 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
     patches = options.get("patches", {})
     others = list(patches.get("output_block_patch", []))
 
+    def kept(part: Tensor) -> Tensor:
+        return part.clone() if others else part  # they may write into what they are shown
+
     def middle(arguments: dict[str, Any]) -> dict[str, Any]:
         seen.update(arguments, index=arguments.get("transformer_options", {}).get("transformer_index", 0))
-        seen["h"] = arguments["h"].clone()
+        seen["h"] = kept(arguments["h"])
         return arguments
 
     def output(h: Tensor, skip: Tensor, now: Options) -> tuple[Tensor, Tensor]:
         if not seen["skips"] and "emb" not in seen:
-            seen["h"] = h.clone()  # an older host: here the bottleneck comes by
-        seen["skips"].append(skip.clone())
+            seen["h"] = kept(h)  # an older host: here the bottleneck comes by
+        seen["skips"].append(kept(skip))
         seen["options"] = now
         return h, skip
 
@@ -86,22 +93,24 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
         return plain
     if "emb" not in seen:
         h = seen["h"]
-        return Halves(plain, h, h.new_zeros(len(h), 1), lambda h: _second_pass(evaluate, options, others, h))
-    return Halves(plain, seen["h"], seen["emb"], lambda h: _output_half(network, h, seen, others, video))
+        return Halves(plain, h, h.new_zeros(len(h), 1), lambda h: _second_pass(evaluate, options, others, h), most=1)
+    most = 1 if others or video else None  # which may know how many rows there are
+    return Halves(plain, seen["h"], seen["emb"], lambda h: _output_half(network, h, seen, others, video), most)
 
 
 def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence[Any], video: dict[str, Any]) -> Tensor:
     """The output blocks as `UNetModel._forward` runs them, on recorded skips, in the precision of h."""
     options = {**seen["options"], "transformer_index": seen["index"]}
+    options |= {name: options[name] * (len(h) // len(seen["h"])) for name in BY_ROW if options.get(name)}
     exact = h.dtype == torch.float32 and seen["h"].dtype != h.dtype
     dtype = h.dtype if exact else seen["x"].dtype
     h = h.to(seen["h"].device, dtype if exact else seen["h"].dtype)
     skips = seen["skips"]
-    emb, context = (_of_type(part, dtype) if exact else part for part in (seen["emb"], seen["context"]))
+    emb, context = (_shared(part, len(h), dtype if exact else None) for part in map(seen.get, SHARED))
     with _casting(network.output_blocks, network.out) if exact else nullcontext():
         for number, module in enumerate(network.output_blocks):
             options["block"] = ("output", number)
-            skip = _of_type(skips[number].clone(), h.dtype)
+            skip = _shared(skips[number].clone() if others else skips[number], len(h), h.dtype)
             for patch in others:
                 h, skip = patch(h, skip, options)
             if skip is not None:
@@ -111,8 +120,9 @@ def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence
         return network.out(h.type(dtype))
 
 
-def _of_type(part: Any, dtype: torch.dtype) -> Any:
-    return part.to(dtype) if isinstance(part, Tensor) else part
+def _shared(part: Any, rows: int, dtype: torch.dtype | None) -> Any:
+    """What all edits of a batch share, once for each, in their precision."""
+    return repeated(part.to(dtype or part.dtype), rows) if isinstance(part, Tensor) else part
 
 
 @contextmanager

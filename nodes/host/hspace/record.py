@@ -40,18 +40,21 @@ def recording(model: Any, keep: Callable[[Tensor, Place], None], alone: bool = F
 
 @dataclass(eq=False)
 class Means:
-    """The mean of h in each range of progress."""
+    """The mean of h in each range of progress, for each condition of the guider."""
 
-    sums: dict[int, Tensor] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
+    sums: dict[tuple[str | None, int], Tensor] = field(default_factory=dict)
+    counts: dict[tuple[str | None, int], int] = field(default_factory=dict)
 
     def add(self, h: Tensor, place: Place) -> None:
         bucket = min(BUCKETS - 1, int(place.progress * BUCKETS))
-        self.sums[bucket] = self.sums.get(bucket, 0) + h
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        for name, rows in zip(place.names, h.chunk(len(place.names)), strict=True):
+            self.sums[name, bucket] = self.sums.get((name, bucket), 0) + rows
+            self.counts[name, bucket] = self.counts.get((name, bucket), 0) + 1
 
-    def result(self) -> Tensor:
+    def of(self, name: str) -> Tensor:
         """[N 8 C h w]; ranges that no step fell into take their nearest neighbour's."""
-        found = {bucket: total / self.counts[bucket] for bucket, total in self.sums.items()}
+        found = {
+            bucket: total / self.counts[owner, bucket] for (owner, bucket), total in self.sums.items() if owner == name
+        }
         nearest = [min(found, key=lambda known: abs(known - bucket)) for bucket in range(BUCKETS)]
         return torch.stack([found[bucket] for bucket in nearest], dim=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -20,6 +21,7 @@ from .rows import ROWS, asked, is_uncond, names_of, views_of
 from .steps import EditedSteps
 
 KEY = "diffusion_guidance_hspace"
+MARGIN = 1.5  # of memory, as the host keeps it where it batches conditions
 EASYCACHE = "easycache"  # the host's name for the wrapper of that node
 
 
@@ -63,10 +65,17 @@ class EditedRun:
         """Of the schedule's noise levels."""
         return [self.course.progress_of(sigma) for sigma in self.course.sigmas if sigma > 0]
 
+    def fits(self, halves: Halves, rows: int) -> bool:
+        """Whether there is memory for a decoder half in float32 with so many rows."""
+        share = torch.float32.itemsize / halves.h.element_size()  # the host reckons in the network's precision
+        needed = self.course.model.model.memory_required([int(rows * share), *halves.plain.shape[1:]])
+        return bool(needed * MARGIN < mm.get_free_memory(halves.h.device))
+
     def place(self, options: Options, x: Tensor) -> Place:
-        sigma = float(options["sigmas"].flatten()[0])
+        sigma = self.course.level(options["sigmas"])
         steps = steps_of_a_whole_run(self.progress, max(0, self.course.index(sigma))) if self.progress else 1.0
-        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x))
+        names = names_of(options, self.course.guider.conds)
+        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x), names)
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
@@ -94,17 +103,17 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     run: EditedRun | None = options.get(KEY)
     if run is None or executor.class_obj not in run.networks:
         return executor(x, timesteps, *args, **kwargs)
-    place, names = run.place(options, x), names_of(options, run.course.guider.conds)
+    place = run.place(options, x)
     if run.steps is not None:
         run.steps.look(options["sigmas"])
     work = [job for job in run.jobs if job.weight(place.progress)]
-    if not work or place.sigma <= 0 or all(name in run.others for name in names):
+    if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
     halves = halves_of(executor.class_obj, evaluate, options, kwargs)
     if isinstance(halves, Tensor):
         return halves
-    result = _symmetric([job for job in work if not job.asymmetric], halves, place, names)
+    result = _symmetric([job for job in work if not job.asymmetric], halves, place)
     rest = [job for job in work if job.asymmetric]
     if not rest:
         return result
@@ -112,13 +121,13 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     return _asymmetric(rest, run, halves, place, result, _prediction(run, x, halves.plain, place, again), options)
 
 
-def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place, names: Sequence[str | None]) -> Tensor:
+def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place) -> Tensor:
     """The output of h with the edits of a chain, each evaluated at the plain h as in Asyrp's code."""
     h = halves.h
     for job in jobs:
         changed = job.edited(halves.h, halves.emb, place)
         if changed is not halves.h:
-            changed = _chosen(halves.h, changed, job.side, names)
+            changed = _chosen(halves.h, changed, job.side, place.names)
             h = changed if h is halves.h else h + (changed - halves.h)
     return halves.plain if h is halves.h else halves.decode(h)
 
@@ -134,11 +143,11 @@ def _asymmetric(
 ) -> Tensor:
     """The output by which the sampler moves x0 as far as the edits of a chain want together; in float32."""
     assert run.steps is not None
-    names, total = names_of(options, run.course.guider.conds), torch.zeros_like(halves.plain, dtype=torch.float32)
-    for job in jobs:
-        edited = job.edited(halves.h.float(), halves.emb, place)
-        wanted = job.wanted(place, prediction, halves.difference(edited))
-        total = total + _chosen(torch.zeros_like(wanted), wanted, job.side, names)
+    h = halves.h.float()
+    differences = halves.differences([job.edited(h, halves.emb, place) for job in jobs], partial(run.fits, halves))
+    moves = [job.wanted(place, prediction, part) for job, part in zip(jobs, differences, strict=True)]
+    moves = [_chosen(None, move, job.side, place.names) for job, move in zip(jobs, moves, strict=True)]
+    total = sum(moves[1:], moves[0])
     return result + run.steps.added(total, _parts(options)) / prediction.b
 
 
@@ -200,8 +209,10 @@ def _evaluation(
     return evaluate
 
 
-def _chosen(plain: Tensor, edited: Tensor, side: str, names: Sequence[str | None]) -> Tensor:
-    """The edited rows of the side that was asked for. The guider's names say what each part of a batch is.
+def _chosen(plain: Tensor | None, edited: Tensor, side: str, names: Sequence[str | None]) -> Tensor:
+    """The edited rows of the side that was asked for, the others plain; None: zero.
+
+    The guider's names say what each part of a batch is.
 
     Raises ValueError where a side was asked for and the guider doesn't name what it predicts.
     """
@@ -213,6 +224,7 @@ def _chosen(plain: Tensor, edited: Tensor, side: str, names: Sequence[str | None
             f"choose {BOTH!r}, or sample with KSampler or CFGGuider"
         )
     wanted = [is_uncond(str(name)) == (side != COND) for name in names]
+    plain = torch.zeros_like(edited) if plain is None else plain
     parts = zip(plain.chunk(len(wanted)), edited.chunk(len(wanted)), wanted, strict=True)
     return torch.cat([new if take else old for old, new, take in parts])
 

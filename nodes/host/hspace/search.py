@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import comfy.model_management as mm
@@ -24,27 +24,21 @@ SHEET = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths of a contact sheet
 AT_ONCE = 8
 
 
-def recorded(model: Any, starts: Tensor, run: Callable[[Any, Tensor], Any], bar: Any) -> Tensor:
-    """h of runs from these starts, [N 8 C h w]."""
-    parts: list[Tensor] = []
+def recorded(model: Any, starts: Tensor, run: Callable[[Any, Tensor], Any], bar: Any) -> Iterator[Means]:
+    """h of runs from these starts, a part of them at a time."""
     for part in starts.split(AT_ONCE):
         mm.throw_exception_if_processing_interrupted()
         means = Means()
         run(recording(model, means.add), part)
-        parts.append(means.result())
+        yield means
         bar.update(len(part))
-    return torch.cat(parts)
-
-
-def along_samples(model: Any, positive: Any, noise: Tensor, steps: int, bar: Any) -> Tensor:
-    """h of plain samples, [N 8 C h w]."""
-    return recorded(model, noise, lambda model, part: sampled(model, positive, part, steps), bar)
 
 
 def along_inversions(model: Any, conditioning: Any, pictures: Tensor, steps: int, bar: Any) -> Tensor:
     """h of latents of pictures on their way to noise, [N 8 C h w]."""
     sigmas = inversion_sigmas(model, steps, "")
-    return recorded(model, pictures, lambda model, part: inverted(model, part, conditioning, sigmas), bar)
+    runs = recorded(model, pictures, lambda model, part: inverted(model, part, conditioning, sigmas), bar)
+    return torch.cat([means.of("positive") for means in runs])
 
 
 def difference(model: Any, delta_h: Tensor) -> list[Edit]:
@@ -54,10 +48,14 @@ def difference(model: Any, delta_h: Tensor) -> list[Edit]:
 
 
 def contrast(model: Any, positive: Any, negative: Any, noise: Tensor, steps: int) -> list[Edit]:
-    """Mean difference of h between two conditions, from the same noises, for each range of progress."""
-    bar = comfy.utils.ProgressBar(2 * len(noise))
-    first, second = (along_samples(model, part, noise, steps, bar) for part in (positive, negative))
-    return difference(model, (first - second).mean(0))
+    """Mean difference of h between two conditions at the same noisy pictures, for each range of progress.
+
+    The pictures are those of samples under `negative`, where an edit by the difference will begin: of two runs of their
+    own h would also hold what else the pictures became.
+    """
+    bar = comfy.utils.ProgressBar(len(noise))
+    runs = recorded(model, noise, lambda model, part: sampled(model, negative, part, steps, beside=positive), bar)
+    return difference(model, torch.cat([means.of("negative") - means.of("positive") for means in runs]).mean(0))
 
 
 def contrast_of_pictures(model: Any, conditioning: Any, pair: tuple[Tensor, Tensor], steps: int) -> list[Edit]:
@@ -75,7 +73,8 @@ def principal_components(model: Any, positive: Any, noise: Tensor, steps: int, c
     if len(noise) <= count:
         raise ValueError(f"{count} components need more than {count} samples, {len(noise)} were asked for")
     bar = comfy.utils.ProgressBar(len(noise))
-    _, found, deviations = principal(along_samples(model, positive, noise, steps, bar), count)
+    runs = recorded(model, noise, lambda model, part: sampled(model, positive, part, steps), bar)
+    _, found, deviations = principal(torch.cat([means.of("positive") for means in runs]), count)
     owner, fingerprint = owner_of(model)
     return [
         direction_edit(delta_h * size, name=f"component {k + 1}", model=owner, fingerprint=fingerprint)

@@ -115,7 +115,7 @@ class TrainedEdit:
 
     def build(self, h: Tensor, emb: Tensor) -> None:
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
+            torch.default_generator.manual_seed(self.recipe.seed)  # the CPU's alone, which is put back
             if self.recipe.form == BLOCK:
                 self.delta = Block(self.network.network, h, emb)
             else:
@@ -215,6 +215,8 @@ class Training:
         guider = comfy.samplers.CFGGuider(self.model)
         guider.inner_set_conds({"positive": self.conditioning})
         done = len(self.losses)
+        if done >= total or (done and not self.trained.known):
+            raise UnfittingError(f"it knows {done} of {total} batches, and a run that is finished leaves no file")
         for index in range(done, total):
             noise, pictures = starts[index % len(starts)]
             self.losses.append([])

@@ -1,0 +1,134 @@
+"""What others rely on is as it was after the pack loads, runs, fails or is cancelled."""
+
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+
+import numpy
+import pytest
+import torch
+from guided_sampling import applied, sample, text_guide
+
+pytestmark = pytest.mark.host
+HOST = ("comfy", "nodes", "folder_paths", "execution", "latent_preview", "comfy_extras", "comfy_execution")
+FLAGS = {
+    "gradients": torch.is_grad_enabled,
+    "inference mode": torch.is_inference_mode_enabled,
+    "deterministic": torch.are_deterministic_algorithms_enabled,
+    "default type": torch.get_default_dtype,
+    "threads": torch.get_num_threads,
+    "precision": torch.get_float32_matmul_precision,
+    "TF32 in products": lambda: torch.backends.cuda.matmul.allow_tf32,
+    "TF32 in convolutions": lambda: torch.backends.cudnn.allow_tf32,
+    "benchmark": lambda: torch.backends.cudnn.benchmark,
+    "flash attention": torch.backends.cuda.flash_sdp_enabled,
+    "math attention": torch.backends.cuda.math_sdp_enabled,
+    "autocast": torch.is_autocast_enabled,
+    "functions of tensors": lambda: torch.overrides._get_current_function_mode_stack(),
+}
+
+
+def host_contents():
+    return {
+        (name, key): id(value)
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] in HOST
+        for key, value in vars(module).items()
+        if key != "__warningregistry__"
+    }
+
+
+def surroundings():
+    """Everything that is not ours, by a name that says what."""
+    found = {name: flag() for name, flag in FLAGS.items()}
+    found |= {f"variable {key}": value for key, value in os.environ.items()}
+    found |= {f"signal {number}": signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = {"root": logging.root, "torch": logging.getLogger("torch")}
+    found |= {f"log {name}": (logger.level, list(logger.handlers)) for name, logger in loggers.items()}
+    found |= {
+        "hook": sys.excepthook,
+        "folder": os.getcwd(),
+        "path": list(sys.path),
+        "recursion": sys.getrecursionlimit(),
+    }
+    found |= {
+        "threads of Python": {thread.name for thread in threading.enumerate()},
+        "warnings": list(warnings.filters),
+    }
+    return found
+
+
+def generators():
+    return torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()
+
+
+LOADERS = {
+    "Guidance_LoadModel": {"model_name": "scenes_unet.safetensors"},
+    "Guidance_LoadClassifier": {"classifier_name": "scenes_classifier.safetensors"},
+    "Guidance_LoadEncoder": {"encoder_name": "scenes_clip.safetensors"},
+    "Guidance_LoadDiffusionAutoencoder": {"model_name": "scenes_diffae.safetensors"},
+}
+
+
+@pytest.mark.parametrize("node_id", LOADERS)
+def test_a_loader_uses_up_nobodys_random_numbers(execute, node_id):
+    torch.manual_seed(3)
+    before = generators()
+    execute(node_id, **LOADERS[node_id])
+    assert generators() == before
+
+
+@pytest.fixture
+def steered(execute, models, encoder):
+    """A MODEL with a guide, after both it and the bare MODEL have run once."""
+    model = models["scenes_unet"][0]
+    guides = text_guide(execute, encoder)
+    steered = applied(execute, model, guides)
+    for warm in (model, steered):
+        sample(execute, warm, steps=2, batch=1)
+    return steered, guides[0]
+
+
+def ends(steered, execute, how):
+    """A run that ends so."""
+    import comfy.model_management as mm
+
+    model, guide = steered
+    compare, errors = guide.compare, {"exception": RuntimeError("broke"), "cancel": mm.InterruptProcessingException()}
+
+    def broken(*_):
+        raise errors[how]
+
+    if how in errors:
+        object.__setattr__(guide, "compare", broken)
+    try:
+        sample(execute, model, steps=3, batch=1)
+    except (RuntimeError, mm.InterruptProcessingException):
+        assert how in errors
+    finally:
+        object.__setattr__(guide, "compare", compare)
+
+
+@pytest.mark.parametrize("how", ["run", "exception", "cancel"])
+def test_everything_around_a_run_is_as_it_was(execute, steered, how):
+    before, contents = surroundings(), host_contents()
+    ends(steered, execute, how)
+    after, then = surroundings(), host_contents()
+    assert {name: (before[name], after.get(name)) for name in before if after.get(name) != before[name]} == {}
+    assert set(after) == set(before)
+    assert [key for key in contents if then.get(key) != contents[key]] == []
+
+
+def test_a_guided_run_leaves_the_random_numbers_that_a_bare_one_leaves(execute, steered, models):
+    left = []
+    for model in (models["scenes_unet"][0], steered[0]):
+        torch.manual_seed(3)
+        random.seed(3)
+        numpy.random.seed(3)
+        sample(execute, model, steps=3, batch=1)
+        left.append(generators())
+    assert left[0] == left[1]

@@ -1,0 +1,92 @@
+"""What the pack promises above other packs of its kind, and the tests that hold it to each promise."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+PROMISES = {
+    "neutral settings, bypass and strength 0 are bit-identical to the unpatched graph": {
+        "guidance/test_cfg_neutral.py": ["test_a_neutral_method_leaves_plain_cfg_bit_for_bit"],
+        "nodes/test_cfg.py": ["test_neutral_settings_have_the_hosts_bits"],
+        "nodes/test_hspace.py": ["test_a_neutral_edit_leaves_every_bit"],
+        "nodes/test_hspace_inject.py": ["test_an_injection_of_nothing_is_the_model_itself"],
+        "nodes/test_nodes.py": ["test_scale_zero_is_the_unguided_sampler_bit_for_bit"],
+    },
+    "cfg 1 and every guider and sampler of the host: defined or refused in words": {
+        "nodes/test_compatibility.py": ["test_a_cell_works_or_says_in_words_that_it_does_not"],
+        "nodes/test_cfg_other_nodes.py": ["test_basic_guider_with_a_patch_and_no_negative_samples"],
+        "server/test_guides.py": ["test_guides_work_with_the_hosts_guiders"],
+    },
+    "image i of a batch equals itself sampled alone": {
+        "nodes/test_cfg.py": ["test_each_image_of_a_batch_equals_itself_alone_after_a_step"],
+        "nodes/test_hspace.py": ["test_an_image_of_a_batch_equals_itself_alone"],
+        "server/test_guides.py": ["test_a_guided_picture_of_a_batch_is_the_one_sampled_alone"],
+        "guidance/test_energies.py": ["test_an_image_of_a_batch_has_the_energy_and_gradient_it_has_alone"],
+    },
+    "the same seed gives the same picture after any run, cancel or exception": {
+        "nodes/test_guide_runs.py": ["test_state_does_not_survive_a_run_that_ended_with_an_exception"],
+        "nodes/test_nodes.py": ["test_the_same_seed_gives_the_same_image_bit_for_bit"],
+        "server/test_server.py": ["test_interrupt_stops_within_two_steps_and_the_next_prompt_works"],
+    },
+    "latents of any rank take one path": {
+        "guidance/test_gradient.py": ["test_latents_of_any_rank_are_steered"],
+        "nodes/test_cfg.py": ["test_video_latents_are_guided_frame_by_frame_or_as_a_whole"],
+        "nodes/test_guides.py": ["test_video_latents_are_steered_by_their_colours"],
+        "nodes/test_hspace_hooked.py": ["test_the_frames_of_a_video_are_edited_together"],
+    },
+    "numbers of the papers' own code: ADM, SDG, DiffAE, Asyrp, and each form of CFG": {
+        "models/test_adm_golden.py": ["test_the_unet_forward_is_the_published_one"],
+        "models/test_sdg_golden.py": ["test_value_and_gradient_of_a_guide_are_the_published_ones"],
+        "models/test_diffae_golden.py": ["test_decoding_noise_gives_the_published_picture"],
+        "models/test_asyrp_golden.py": ["test_a_boosted_trajectory_is_the_published_one"],
+        "guidance/test_published_sampling.py": ["test_trajectories_are_the_published_ones"],
+        "guidance/test_cfg_order.py": ["test_the_order_is_the_published_one"],
+    },
+    "every node has a help page, tooltips, a workflow with a picture, and one that runs by API": {
+        "nodes/test_schema.py": [
+            "test_every_node_has_prefix_category_description_and_help_page",
+            "test_every_input_has_a_tooltip",
+        ],
+        "server/test_workflows.py": [
+            "test_every_node_of_the_pack_stands_in_a_workflow",
+            "test_every_workflow_has_a_picture",
+        ],
+        "server/test_server.py": ["test_every_api_workflow_runs_and_saves_a_picture"],
+    },
+    "no new dependency, no connection, no global patch": {
+        "test_layers.py": ["test_the_core_imports_neither_the_host_nor_the_other_half"],
+        "test_import.py": [
+            "test_importing_changes_no_host_module",
+            "test_importing_opens_no_connection_and_prints_nothing",
+        ],
+        "nodes/test_interference.py": ["test_everything_around_a_run_is_as_it_was"],
+    },
+    "every error names node, input, what came, what is needed, and a way out": {
+        "nodes/test_numbers.py": [
+            "test_a_linked_number_that_is_bad_is_refused_in_one_sentence_with_node_and_input",
+        ],
+        "nodes/test_guide_runs.py": ["test_bad_input_is_one_sentence_with_node_and_input"],
+        "server/test_server.py": ["test_an_error_names_node_and_input_in_the_hosts_own_report"],
+        "hostile/test_hostile.py": ["test_each_file_is_refused_where_it_is_meant_to_do_harm"],
+    },
+    "ids, order, types and defaults of inputs only grow": {
+        "nodes/test_schema.py": ["test_the_schema_is_the_recorded_one"],
+        "nodes/test_loaders.py": ["test_later_inputs_are_optional_so_that_saved_workflows_load"],
+    },
+}
+
+
+def functions_in(name):
+    tree = ast.parse((ROOT / "tests" / name).read_text("utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_there_are_ten_promises():
+    assert len(PROMISES) == 10
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_a_promise_has_tests_that_exist(promise):
+    for name, wanted in PROMISES[promise].items():
+        assert set(wanted) <= functions_in(name), name
