@@ -199,11 +199,13 @@ class TextTower(nn.Module):
     """Texts -> [1 D]; what it is asked of pictures it refuses."""
 
     layers: Sequence[str] = ()
+    place: Tensor
 
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
         self.blocks = tower(config, TextInput(config), causal=True)
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # tells the device
 
     @property
     def usual_layers(self) -> Mapping[str, Sequence[str]]:
@@ -228,5 +230,5 @@ class TextTower(nn.Module):
 
         found = tokens(text, self.config.context)
         padded = found + [0] * (self.config.context - len(found))
-        device = self.blocks["input"].w_pos.device
+        device = self.place.device
         return self.read(torch.tensor([padded], device=device), torch.tensor([len(found) - 1], device=device))
