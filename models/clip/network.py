@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from ..encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder
 from . import ClipConfig
+from .tokens import tokens
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-
-
-@cache
-def tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
 
 
 class Clip(open_clip.CLIP, ImageEncoder):
@@ -110,14 +104,8 @@ class Clip(open_clip.CLIP, ImageEncoder):
 
     def embed_text(self, text: str) -> Tensor:
         """Raises ValueError for an empty text and one longer than the context: nothing is cut off in silence."""
-        if not text.strip():
-            raise ValueError("the text is empty; write what the picture should show")
-        tokens = [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
-        if len(tokens) > self.config.context:
-            raise ValueError(
-                f"the text has {len(tokens) - 2} tokens, this encoder reads {self.config.context - 2}; shorten it"
-            )
-        padded = tokens + [0] * (self.config.context - len(tokens))
+        found = tokens(text, self.config.context)
+        padded = found + [0] * (self.config.context - len(found))
         return self.encode_text(torch.tensor([padded], device=self.mean.device))
 
 
