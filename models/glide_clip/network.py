@@ -157,6 +157,8 @@ def tower(config: TowerConfig, first: nn.Module, causal: bool) -> nn.ModuleDict:
 class ImageTower(nn.Module, ImageEncoder):
     """Noisy pictures x_t [B 3 H W] of its own size, t [B] -> [B D]. Layers: "block n", the patches behind block n."""
 
+    bears_half = False  # not measured yet
+
     def __init__(self, config: ImageConfig):
         super().__init__()
         self.config = config
