@@ -66,8 +66,12 @@ class Clip(open_clip.CLIP, ImageEncoder):
         half = f"block {(self.depth + 1) // 2}"
         return {STYLE: style, DIFFERENCE: [half], SELF_SIMILARITY: [f"keys {self.depth}"]}
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Pictures in [-1, 1] as the towers were trained on them."""
+        return ((x + 1) / 2 - self.mean) / self.std
+
     def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
-        x = (((x + 1) / 2 - self.mean) / self.std).to(cast(Any, self.visual).conv1.weight.dtype)
+        x = self.prepared(x).to(cast(Any, self.visual).conv1.weight.dtype)
         return self._of_resnet(x, names) if self.depth is None else self._of_vit(x, names)
 
     def _of_resnet(self, h: Tensor, names: Collection[str]) -> dict[str, Tensor]:
