@@ -60,6 +60,8 @@ class Facts:
     """Encoder only: what weight 1 means for each kind of guide, where a paper or a training run says so."""
     logit_scale: float = 100.0
     """Encoder only: what its cosines are multiplied by before a softmax, where its file doesn't say it."""
+    log_ratio: bool = False
+    """Encoder only: its scaled cosine with a text guides as a log-probability, exact and never limited (GLIDE)."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in LIMITS.items():

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, glide, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -17,6 +17,8 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     glide.GLIDE,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
+    glide_clip.GLIDE_CLIP_IMAGE,
+    glide_clip.GLIDE_CLIP_TEXT,
     clip.CLIP,
     lpips.LPIPS_DISTANCE,
     vgg.VGG,

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
+from ..models.glide_clip import GLIDE_CLIP_IMAGE
 from ..models.registry import load_checkpoint
 from ..models.told import AUTO, Told, remark
 from . import sockets
@@ -132,6 +133,14 @@ def clip_config(checkpoint: Checkpoint) -> ClipConfig:
     return checkpoint.config
 
 
+def text_half(path: str, checkpoint: Checkpoint) -> Encoder | None:
+    """The text tower that lies beside the image half of GLIDE's CLIP: clip_text_enc.pt beside clip_image_enc.pt."""
+    beside = Path(path).with_name(Path(path).name.replace("image", "text"))
+    if checkpoint.architecture is not GLIDE_CLIP_IMAGE or beside == Path(path) or not beside.is_file():
+        return None
+    return load_encoder(load_checkpoint(beside, "encoder"))
+
+
 class LoadEncoder(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -139,8 +148,8 @@ class LoadEncoder(GuidanceNode):
             node_id="Guidance_LoadEncoder",
             display_name="Load Guidance Encoder",
             category="guidance/loaders",
-            description="Loads what guides look with: a CLIP of open_clip, SDG's noise-aware CLIP, VGG19, LPIPS, or "
-            "the pack's own small noise-aware CLIP.",
+            description="Loads what guides look with: a CLIP of open_clip, the noise-aware CLIPs of SDG and GLIDE, "
+            "VGG19, LPIPS, or the pack's own small noise-aware CLIP.",
             search_aliases=["CLIP", "VGG", "LPIPS", "SDG", "open_clip", "noisy CLIP"],
             inputs=[
                 io.Combo.Input(
@@ -192,6 +201,8 @@ class LoadEncoder(GuidanceNode):
                 guesses.pop("num_heads", None)
         with about("encoder_name"):
             encoder = load_encoder(checkpoint)
+        with about("encoder_name"):
+            text_encoder = text_encoder or text_half(locate("encoders", encoder_name), checkpoint)
         encoder = encoder if text_encoder is None else encoder.with_text_of(text_encoder)
         return io.NodeOutput(encoder, ui=noticed(remark(encoder_name, guesses)))
 

@@ -120,6 +120,30 @@ def timing(networks, model, **options):
     return torch.tensor([report["t_edit"]["values"], report["t_boost"]["values"]])
 
 
+def glide(networks):
+    """GLIDE's inpainting base with CFG: a text, its null, and a picture of which a half is kept."""
+    import glide_golden
+
+    name = glide_golden.stored("inpaint.", "feature_glide.safetensors")
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[..., : SIDE // 2] = 1
+    sides = []
+    for text in ("a corgi", ""):
+        (told,) = networks.execute("Guidance_TextConditioning", model=model, text=text)
+        given = {"conditioning": told, "image": pictures(), "mask": mask}
+        sides += networks.execute("Guidance_InpaintConditioning", **given)[:1]
+    return sampled(networks, model, *sides, cfg=3.0)
+
+
+def scored(networks):
+    """Cosines of two pictures with two texts."""
+    import json
+
+    given = {"encoder": networks.encoder, "images": pictures(2), "text": "a red star\na blue ring"}
+    return torch.tensor(json.loads(networks.execute("Guidance_CLIPScore", **given)[1])["cosines"])
+
+
 def code(networks):
     return networks.execute("Guidance_SemanticEncode", codec=networks.autoencoder[1], image=pictures(2))[0]
 
@@ -228,6 +252,8 @@ FEATURES = {
     "DDPM Sampler": lambda n: published(n, "DDPM"),
     "DDIM Inversion": lambda n: inverted(n, n.load("unet")),
     "DDIM Inversion, host U-Net and VAE": lambda n: inverted(n, n.unet, conditioning=n.words(), vae=n.unet_vae),
+    "GLIDE with CFG, inpainting": glide,
+    "CLIP Score": scored,
     "HSpace Edit, symmetric": lambda n: edited(n, False),
     "HSpace Edit, asymmetric": lambda n: edited(n, True),
     "HSpace Inject": lambda n: injected(n, n.load("hspace"), {}),

@@ -12,6 +12,7 @@ these embeddings says more, but the U-Net has never seen one of that length, and
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -108,7 +109,18 @@ def from_classes(network: GlideUNet) -> None:
     stem.zero_()[:, :3].copy_(shipped["input_blocks.0.0.weight"])
 
 
-def learn_to_read(network: GlideUNet, generator: torch.Generator, steps: int = 1500, batch: int = 256) -> None:
+def say(step: int, loss: float) -> None:
+    if step % 100 == 0:
+        print(f"reading {step}: {loss:.2e}", flush=True)
+
+
+def learn_to_read(
+    network: GlideUNet,
+    generator: torch.Generator,
+    steps: int = 1500,
+    batch: int = 256,
+    report: Callable[[int, float], None] = say,
+) -> None:
     """The transformer's summary of a caption becomes the mean of its classes' embeddings in the shipped U-Net."""
     device = network.positional_embedding.device
     table = load_file(unet.SHIPPED)["label_emb.weight"].float().to(device)
@@ -128,8 +140,7 @@ def learn_to_read(network: GlideUNet, generator: torch.Generator, steps: int = 1
         loss.backward()
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
         optimizer.step()
-        if step % 100 == 0 or step == steps - 1:
-            print("reading", step, f"{loss.item():.2e} of {classes.square().mean().item():.2e}", flush=True)
+        report(step, loss.item())
 
 
 METADATA = {

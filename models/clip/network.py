@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from ..encoder import DIFFERENCE, EMBEDDING, SELF_SIMILARITY, STYLE, ImageEncoder
 from . import ClipConfig
+from .tokens import tokens
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-
-
-@cache
-def tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
 
 
 class Clip(open_clip.CLIP, ImageEncoder):
@@ -72,8 +66,12 @@ class Clip(open_clip.CLIP, ImageEncoder):
         half = f"block {(self.depth + 1) // 2}"
         return {STYLE: style, DIFFERENCE: [half], SELF_SIMILARITY: [f"keys {self.depth}"]}
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Pictures in [-1, 1] as the towers were trained on them."""
+        return ((x + 1) / 2 - self.mean) / self.std
+
     def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
-        x = (((x + 1) / 2 - self.mean) / self.std).to(cast(Any, self.visual).conv1.weight.dtype)
+        x = self.prepared(x).to(cast(Any, self.visual).conv1.weight.dtype)
         return self._of_resnet(x, names) if self.depth is None else self._of_vit(x, names)
 
     def _of_resnet(self, h: Tensor, names: Collection[str]) -> dict[str, Tensor]:
@@ -110,14 +108,8 @@ class Clip(open_clip.CLIP, ImageEncoder):
 
     def embed_text(self, text: str) -> Tensor:
         """Raises ValueError for an empty text and one longer than the context: nothing is cut off in silence."""
-        if not text.strip():
-            raise ValueError("the text is empty; write what the picture should show")
-        tokens = [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
-        if len(tokens) > self.config.context:
-            raise ValueError(
-                f"the text has {len(tokens) - 2} tokens, this encoder reads {self.config.context - 2}; shorten it"
-            )
-        padded = tokens + [0] * (self.config.context - len(tokens))
+        found = tokens(text, self.config.context)
+        padded = found + [0] * (self.config.context - len(found))
         return self.encode_text(torch.tensor([padded], device=self.mean.device))
 
 

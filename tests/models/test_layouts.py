@@ -17,7 +17,7 @@ LAYOUTS = {
     for file in FILES
     for name, layout in json.loads(gzip.decompress((ROOT / "tests" / "golden" / file).read_bytes())).items()
 }
-FAMILIES = ("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/", "diffae/", "glide/base", "glide/upsample")
+FAMILIES = ("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/", "diffae/", "glide/")
 OURS = [name for name in LAYOUTS if name.startswith(FAMILIES)]
 SCHEDULES = {"squaredcos_cap_v2": "cosine"}  # names in other code
 OTHERS = [name for name in LAYOUTS if name not in OURS]
@@ -31,8 +31,8 @@ def read(state, name="file.pt"):
     return parse(name, state, {}, ARCHITECTURES)
 
 
-def test_there_are_twenty_seven_and_twenty_two():
-    assert (len(OURS), len(OTHERS)) == (27, 22)
+def test_there_are_twenty_nine_and_twenty():
+    assert (len(OURS), len(OTHERS)) == (29, 20)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -40,15 +40,17 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
     """`parse` compares every key and shape with the network built on the meta device."""
     checkpoint, stated = read(state_of(name)), LAYOUTS[name]["facts"]
     config, facts = checkpoint.config, checkpoint.facts
-    assert facts.image_size == stated["image_size"]
+    assert facts.image_size == stated.get("image_size", facts.image_size)
     if "noise_schedule" in stated:
         assert facts.schedule == SCHEDULES.get(stated["noise_schedule"], stated["noise_schedule"])
+    if "head_dim" in stated:
+        assert (config.heads, config.width // config.heads) == (stated["heads"], stated["head_dim"])
     if "num_head_channels" in stated:
         assert config.head_channels == stated["num_head_channels"]
     elif "num_heads" in stated:
         assert (config.num_heads, config.head_channels) == (stated["num_heads"], None)
-    assert facts.noise_aware == name.startswith("sdg/")
-    if not name.startswith(("ddpm/", "sdg/")):
+    assert facts.noise_aware == name.startswith(("sdg/", "glide/clip"))
+    if not name.startswith(("ddpm/", "sdg/", "glide/clip")):
         assert config.new_attention_order == stated.get("use_new_attention_order", False)
     if "class_cond" in stated:
         assert len(facts.class_names) == (1000 if stated["class_cond"] else 0)
@@ -58,7 +60,7 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
         assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
     assert facts.low_res_channels == (3 if stated.get("super_resolution") or stated.get("super_res") else 0)
     assert facts.kept_channels == (4 if stated.get("inpaint") else 0)
-    assert facts.vocabulary == ("GPT-2" if name.startswith("glide/") else "")
+    assert facts.vocabulary == ("GPT-2" if name.startswith(("glide/base", "glide/up")) else "")
     assert checkpoint.guesses == {}
 
 
@@ -143,7 +145,7 @@ def test_a_lost_detection_key_is_named_with_the_nearest_family(name):
 @pytest.mark.parametrize("name", OURS)
 def test_a_renamed_key_is_named_by_both_names(name):
     state = state_of(name)
-    old = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith("bias"))
+    old = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith(("bias", ".b")))
     state[old + "_renamed"] = state.pop(old)
     with pytest.raises(CheckpointError) as error:
         read(state)
@@ -153,7 +155,7 @@ def test_a_renamed_key_is_named_by_both_names(name):
 @pytest.mark.parametrize("name", OURS)
 def test_a_reshaped_weight_is_named_with_both_shapes(name):
     state = state_of(name)
-    odd = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith("bias"))
+    odd = next(key for key in reversed(list(state)) if key not in detection_keys(name) and key.endswith(("bias", ".b")))
     right = list(state[odd].shape)
     state[odd] = torch.empty(right[0] + 1, device="meta")
     with pytest.raises(CheckpointError) as error:

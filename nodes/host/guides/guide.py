@@ -97,7 +97,7 @@ def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Ten
         kind="text",
         measure=Features(encoder, [EMBEDDING]),
         compare=lambda found, wanted: DISTANCES[loss](found[0], wanted[0]),
-        least=LEAST[loss],
+        least=None if encoder.facts.log_ratio and loss == "cosine" else LEAST[loss],
         wanted=[encoder.text(text)],
     )
 
