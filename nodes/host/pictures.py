@@ -199,7 +199,7 @@ class Decoder:
     @property
     def _by_frame(self) -> bool:
         """Whether a video's frames are decoded as pictures."""
-        return isinstance(self.vae.first_stage_model, TAESD)
+        return isinstance(getattr(self.vae, "first_stage_model", None), TAESD)
 
     def _enough(self, smallest: float) -> int:
         return math.ceil(smallest / self.ratio)
