@@ -86,10 +86,10 @@ def test_the_room_asked_for_is_what_autograd_keeps(comfy, kind):
 
 
 def test_the_host_is_asked_for_that_room_for_both_sides_of_cfg(pack_nodes, comfy, monkeypatch):
-    """In whole pictures of the host's own reckoning."""
+    """In whole pictures of the host's own reckoning, few beside a room made large for that."""
     import comfy.model_management as mm
 
-    from pack.nodes.host.guides.through import kept
+    from pack.nodes.host.guides.through import KEPT, kept
 
     asked, load = [], mm.load_models_gpu
 
@@ -100,6 +100,7 @@ def test_the_host_is_asked_for_that_room_for_both_sides_of_cfg(pack_nodes, comfy
     networks = Networks(partial(run_node, pack_nodes))
     palette = guide(networks, "Palette")
     monkeypatch.setattr(mm, "load_models_gpu", noted)
+    monkeypatch.setitem(KEPT, "SD15", 1000.0)
     for gradient in ("at denoised", "through denoiser"):
         with_guides(networks, palette, "host", gradient=gradient)
     shape = [1, 4, 8, 8]
