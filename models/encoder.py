@@ -20,9 +20,17 @@ class ImageEncoder(ABC):
     """Pictures [B 3 H W] in [-1, 1], of the encoder's own size; t [B] is the noise level of noise-aware networks,
     which take x_t, and means nothing to the others. Raises ValueError for what an encoder hasn't got."""
 
-    layers: Sequence[str]  # names of its feature maps, from shallow to deep
-    usual_layers: Mapping[str, Sequence[str]]  # by purpose: STYLE, DIFFERENCE, SELF_SIMILARITY
     bears_half = True  # whether directions keep their angle where it is computed in bfloat16
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[str]:
+        """Names of its feature maps, from shallow to deep."""
+
+    @property
+    @abstractmethod
+    def usual_layers(self) -> Mapping[str, Sequence[str]]:
+        """By purpose: STYLE, DIFFERENCE, SELF_SIMILARITY."""
 
     @abstractmethod
     def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:

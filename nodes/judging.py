@@ -43,10 +43,7 @@ def to_json(**content: Any) -> str:
 
 
 def scale_of(encoder: Encoder, logit_scale: float) -> float:
-    """The chosen one, 0 for the encoder's own. Raises InputError for one below 0, which a link may bring."""
-    with about("logit_scale"):
-        if not logit_scale >= 0:
-            raise ValueError(f"it is {logit_scale:g}; give 0 for the encoder's own, or a positive number")
+    """The chosen one, 0 for the encoder's own."""
     return logit_scale or encoder.logit_scale
 
 
@@ -153,9 +150,6 @@ class ZeroShotClassify(GuidanceNode):
             empty = [frame for frame in frames if "{}" not in frame]
             if empty:
                 raise ValueError(f"{empty[0]!r} has no {{}} where the label would go; write it there")
-        with about("top"):
-            if top < 1:
-                raise ValueError(f"{top} labels can't be shown; give 1 or more")
         scale = scale_of(encoder, logit_scale)
         sentences = [sentence for name in names for sentence in filled(frames, name)]
         read = embedded_texts(encoder, sentences, partial(cls.blamed, encoder, names, frames))

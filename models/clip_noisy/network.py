@@ -220,7 +220,9 @@ class ClipNoisy(nn.Module, ImageEncoder):
         for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    layers = STAGES
+    @property
+    def layers(self) -> Sequence[str]:
+        return STAGES
 
     @property
     def usual_layers(self) -> dict[str, Sequence[str]]:

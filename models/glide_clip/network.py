@@ -196,7 +196,6 @@ class ImageTower(nn.Module, ImageEncoder):
 class TextTower(nn.Module, ImageEncoder):
     """Texts -> [1 D]; what it is asked of pictures it refuses."""
 
-    layers: Sequence[str] = ()
     place: Tensor
 
     def __init__(self, config: TextConfig):
@@ -204,6 +203,10 @@ class TextTower(nn.Module, ImageEncoder):
         self.config = config
         self.blocks = tower(config, TextInput(config), causal=True)
         self.register_buffer("place", torch.zeros(()), persistent=False)  # tells the device
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return ()
 
     @property
     def usual_layers(self) -> Mapping[str, Sequence[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +34,7 @@ class LPIPS(nn.Module, ImageEncoder):
     |map - map'|^2 is the paper's eq. 1.
     """
 
-    layers = LAYERS
     bears_half = False  # its features are all positive and nearly parallel: their differences are the last bits
-    usual_layers = {STYLE: LAYERS, DIFFERENCE: LAYERS, SELF_SIMILARITY: ("slice4",)}
 
     def __init__(self, config: LPIPSConfig):
         super().__init__()
@@ -58,6 +56,14 @@ class LPIPS(nn.Module, ImageEncoder):
         self.scaling_layer = nn.Module()
         for name, values in (("shift", SHIFT), ("scale", SCALE)):
             self.scaling_layer.register_buffer(name, torch.tensor(values)[None, :, None, None])
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return LAYERS
+
+    @property
+    def usual_layers(self) -> Mapping[str, Sequence[str]]:
+        return {STYLE: LAYERS, DIFFERENCE: LAYERS, SELF_SIMILARITY: ("slice4",)}
 
     def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
         if EMBEDDING in names:

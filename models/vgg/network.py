@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +25,7 @@ class VGG19(nn.Module, ImageEncoder):
 
     mean: Tensor
     std: Tensor
-    layers = LAYERS
     bears_half = False  # its features are all positive and nearly parallel: their differences are the last bits
-    usual_layers = {
-        STYLE: ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-        DIFFERENCE: ("relu3_1", "relu4_1"),
-        SELF_SIMILARITY: ("relu4_1",),
-    }
 
     def __init__(self, config: VGGConfig):
         super().__init__()
@@ -45,6 +39,15 @@ class VGG19(nn.Module, ImageEncoder):
         self.features = nn.Sequential(*parts)
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    @property
+    def layers(self) -> Sequence[str]:
+        return LAYERS
+
+    @property
+    def usual_layers(self) -> Mapping[str, Sequence[str]]:
+        style = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+        return {STYLE: style, DIFFERENCE: ("relu3_1", "relu4_1"), SELF_SIMILARITY: ("relu4_1",)}
 
     def encode(self, x: Tensor, t: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
         if EMBEDDING in names:

@@ -210,5 +210,8 @@ def test_a_file_may_be_another_view_of_the_weights_beside_it(tmp_path):
     assert flow.facts.prediction == "flow" and plain.facts.prediction == "eps"
     assert all(torch.equal(flow.state[key], plain.state[key]) for key in plain.state)
     save_file({}, tmp_path / "view.safetensors", {"weights_in": "../elsewhere/gone.safetensors"})
+    with pytest.raises(CheckpointError, match="which is no file's name"):
+        load_checkpoint(tmp_path / "view.safetensors", "model")
+    save_file({}, tmp_path / "view.safetensors", {"weights_in": "gone.safetensors"})
     with pytest.raises(CheckpointError, match=r"weights in gone\.safetensors; put that file beside it"):
         load_checkpoint(tmp_path / "view.safetensors", "model")

@@ -28,7 +28,7 @@ def test_skip_layer_guidance_simple_takes_any_number_of_conditions(execute, mode
     conditions = several(execute, conds, count)
     ours = guided(combiner(execute, model, conditions, conds[""]), sigmas=LEVEL)
     plain = guided(combiner(execute, models["eps"], conditions, conds[""]), sigmas=LEVEL)
-    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, plain, atol=2e-4, rtol=0)  # 1.03e-4 on some processors
 
 
 @pytest.mark.parametrize("count", [2, 3])

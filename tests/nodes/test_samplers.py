@@ -233,7 +233,7 @@ def test_an_upsampler_sees_the_small_picture_enlarged_beside_its_input(upsampler
 
     with torch.inference_mode():
         guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(look), torch.stack([sigma, sigma * 0]))
-    low_res = image.movedim(-1, 1) * 2 - 1
+    low_res = (image * 255).round().movedim(-1, 1) / 127.5 - 1
     large = torch.nn.functional.interpolate(low_res, (32, 32), mode="bilinear", align_corners=False)
     inputs = torch.cat([seen["x"] / (1 + sigma**2) ** 0.5, large], dim=1)
     eps = network(inputs, torch.full((2,), 500), torch.tensor([1, 1]))[:, :3]

@@ -146,13 +146,13 @@ def other_sigma(sampling: Any, sigma: Tensor, n: float) -> Tensor:
 
     (A schedule's own `sigma` is no inverse of its `timestep` for all models: Flux is told sigma itself.)
     """
-    level = sigma.double().cpu()
+    level = sigma.cpu().double()
     low, high = (torch.full_like(level, float(end)) for end in (sampling.sigma_min, sampling.sigma_max))
-    time, first = (sampling.timestep(one.float()).double() for one in (level, low))
+    time, first = (sampling.timestep(one.float()).cpu().double() for one in (level, low))
     wanted = time + SPREAD * n * (time - first)
     for _ in range(50):
         middle = (low * high).sqrt()
-        below = sampling.timestep(middle.float()).double() < wanted
+        below = sampling.timestep(middle.float()).cpu().double() < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return high.to(sigma)
 
