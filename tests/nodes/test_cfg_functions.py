@@ -26,9 +26,9 @@ def test_skip_layer_guidance_simple_takes_any_number_of_conditions(execute, mode
     layers = {"double_layers": "1", "single_layers": "1", "start_percent": 0.0, "end_percent": 1.0}
     model = SkipLayerGuidanceDiTSimple.execute(models["eps"], **layers).args[0]
     conditions = several(execute, conds, count)
-    ours = guided(combiner(execute, model, conditions, conds[""]), sigmas=LEVEL)
-    plain = guided(combiner(execute, models["eps"], conditions, conds[""]), sigmas=LEVEL)
-    torch.testing.assert_close(ours, plain, atol=2e-4, rtol=0)  # 1.03e-4 on some processors
+    ours = guided(combiner(execute, model, conditions, conds[""]), sigmas=LEVEL[1:])
+    plain = guided(combiner(execute, models["eps"], conditions, conds[""]), sigmas=LEVEL[1:])
+    torch.testing.assert_close(ours, plain, atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("count", [2, 3])
