@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,19 +55,19 @@ class ProgramError(DamagedError):
     """A TorchScript archive, as OpenAI's own CLIP files."""
 
 
-class Source:
+class Source(ABC):
     """A file with its description; `asked` are the names in it that are of no use to weights, so would be code."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
+    @abstractmethod
     def content(self) -> Any:
         """What the pickle describes: containers, numbers, texts, and `Stored` for tensors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, storage: Storage, place: memoryview) -> None:
         """Reads the bytes of a storage."""
-        raise NotImplementedError
 
     def described(self, machine: Machine, pickled: BinaryIO) -> Any:
         content = machine.run(pickled)
