@@ -78,7 +78,7 @@ def steps_of_a_whole_run(progress: Sequence[float], index: int) -> float:
 
     Read off the distance of neighbours: N levels, evenly spread over [0, 1], are 1 / (N - 1) apart, and each makes a
     step, the last one to the picture. A run with denoise .4, or one part of a chain, has the density of the whole that
-    it is cut from. Levels that are even but for the rounding to a training step count as even.
+    it is cut from. Levels that are even but for the rounding to a training step count as even, and are a whole number.
     """
     if len(progress) < 2:
         return 1.0 + 1.0 / max(1.0 - progress[0], TRAINING_STEP) if progress[0] else 1.0
@@ -86,7 +86,7 @@ def steps_of_a_whole_run(progress: Sequence[float], index: int) -> float:
     even = (progress[-1] - progress[0]) / len(gaps)
     gap = gaps[min(index, len(gaps) - 1)]
     if all(abs(one - even) <= TRAINING_STEP for one in gaps):
-        gap = even
+        return 1.0 + round(1.0 / max(even, TRAINING_STEP))
     return 1.0 + 1.0 / max(gap, TRAINING_STEP)
 
 

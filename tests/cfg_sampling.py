@@ -2,21 +2,9 @@
 
 import torch
 
-METHODS = {
-    "constant": {},
-    "rescale": {"phi": 0.7},
-    "dynamic threshold": {"percentile": 0.995, "limit": 0.0},
-    "mimic threshold": {"mimic_scale": 3.0, "phi": 1.0},
-    "APG": {"eta": 0.0, "cap": 0.06, "momentum": -0.5},
-    "CFG++": {"strength": 0.6},
-    "CFG-Zero*": {"strength": 1.0, "zero_init": 0.0},
-    "tangential (TCFG)": {"strength": 1.0},
-    "frequency (FDG)": {"low": 0.45, "high": 1.0},
-    "perp-neg": {"strength": 1.0},
-    "magnitude-aware (MAMBO-G)": {"alpha": 8.0},
-    "history (HiGS)": {"strength": 0.5, "memory": 0.6},
-    "adaptive skip": {"threshold": 0.9999},
-}
+from bench.costs import METHODS as ON_LATENTS
+
+METHODS = {"constant": {}, "dynamic threshold": {"percentile": 0.995, "limit": 0.0}, **ON_LATENTS}
 
 
 def class_models(pack_nodes):
