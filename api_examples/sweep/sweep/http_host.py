@@ -87,7 +87,7 @@ class HttpHost:
     def _forget(self, prompt_id: str) -> None:
         """Calls a prompt back, and leaves nothing of it that could be taken for a result of its next run."""
         until = time.monotonic() + FORGET
-        while self.cancel(prompt_id) == "running" and time.monotonic() < until:
+        while self.cancel(prompt_id) in ("pending", "running") and time.monotonic() < until:  # it may have begun since
             time.sleep(0.05)
         self._post("/history", {"delete": [prompt_id]})
 
