@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..guidance.sampling import sample_ddim
 from ..guidance.weight import Weight
+from ..models.registry import HSPACE
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.files import choices, load_edits, locate, save_edit
+from .host.files import choices, load_edits, locate, save_edit, usable
 from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
 from .host.hspace.run import applied
 from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
@@ -46,7 +47,7 @@ class LoadHSpaceDirection(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "direction_name",
-                    options=choices("directions"),
+                    options=choices("directions", HSPACE),
                     tooltip="A file in ComfyUI/models/guidance_directions.",
                 ),
                 io.Int.Input(
@@ -66,6 +67,10 @@ class LoadHSpaceDirection(GuidanceNode):
     def run(cls, direction_name: str, train_steps: int) -> io.NodeOutput:
         with about("direction_name"):
             return io.NodeOutput(load_edits(locate("directions", direction_name), train_steps))
+
+    @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        return usable("directions", direction_name, HSPACE)
 
     @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
