@@ -24,7 +24,7 @@ from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal
 from .host.model import is_pixel_model, latent_shape, progress_function
 from .host.pictures import require_vae, to_invert
 from .host.sampling import published_sampler, start_noise
-from .widgets import seed_input, size_input, steps_input, weight_input, window_inputs
+from .widgets import WindowNode, seed_input, size_input, steps_input, weight_input, window_inputs
 
 CATEGORY = "guidance/h-space"
 HSPACE_TOOLTIP = "Load HSpace Direction, Discover HSpace, or several through Combine HSpace."
@@ -153,7 +153,7 @@ def weights_of(text: str, count: int) -> list[float]:
     return numbers
 
 
-class HSpaceEdit(GuidanceNode):
+class HSpaceEdit(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -83,6 +83,21 @@ def _uses(folder: str, path: str, changed: int, size: int) -> frozenset[str]:
     return frozenset(found or HOMES)
 
 
+def pickles() -> list[str]:
+    """PyTorch's files in all folders of the pack, as guidance_models/NAME."""
+    folders = [f"guidance_{kind}" for kind in KINDS]
+    found = [f"{folder}/{name}" for folder in folders for name in folder_paths.get_filename_list(folder)]
+    return [name for name in found if not name.lower().endswith(SAFETENSORS)]
+
+
+def locate_pickle(name: str) -> str:
+    """Full path of one of `pickles`. Raises ValueError for what is none."""
+    if name not in pickles():
+        raise ValueError(f"there is no file {name!r}; put it into ComfyUI/models/guidance_models and reload the page")
+    folder, _, inside = name.partition("/")
+    return locate(folder.removeprefix("guidance_"), inside)
+
+
 def usable(kind: str, name: str | None, use: str) -> bool | str:
     """For a loader's `validate_inputs`: True, or what is wrong with its file, before anything runs.
 

@@ -83,9 +83,10 @@ def test_a_run_without_the_hosts_validation_says_the_same(wrong, execute, node_i
 
 
 @pytest.mark.parametrize("node_id", LOADERS)
-def test_lists_have_none_of_them_but_pickles_and_files_that_can_not_be_read(wrong, pack_nodes, node_id, caplog):
+def test_lists_have_none_of_them_but_pickles_and_files_that_can_not_be_read(wrong, pack_nodes, node_id, caplog, monkeypatch):
     from pack.nodes.host import files
 
+    monkeypatch.setattr(files, "PATIENCE", 600)
     files._uses.cache_clear()
     _, name = LOADERS[node_id]
     with caplog.at_level(logging.WARNING):
