@@ -11,7 +11,7 @@ from ..guidance.clip_energy import DISTANCES
 from ..guidance.structure_energy import METHODS
 from ..guidance.weight import CURVES, Weight
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import about
 from .host.guides.classifier import HostClassifier
 from .host.guides.encoder import Encoder
 from .host.guides.guide import (
