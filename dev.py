@@ -320,7 +320,7 @@ def workflow(version: str | None, arguments: list[str]) -> int:
 
 def locales(version: str | None, arguments: list[str]) -> int:
     os.environ["GUIDANCE_RECORD_LOCALES"] = "1"
-    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", *arguments])
+    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", "tests/test_help.py", *arguments])
 
 
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
