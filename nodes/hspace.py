@@ -270,7 +270,7 @@ class DiscoverHSpace(GuidanceNode):
                     "positive.",
                 ),
                 io.Conditioning.Input("positive", tooltip="What the direction leads to; with pca what is sampled."),
-                seed_input("Noise of the first sample; sample i has seed + i.", after=FIXED),
+                seed_input("Noise of the first sample; sample i has seed + i.", changes=FIXED),
                 io.Int.Input(
                     "samples", default=16, min=2, max=512, tooltip="How many pictures are drawn to learn from."
                 ),

@@ -57,7 +57,9 @@ class TrainHSpaceDirection(GuidanceNode):
                     "by noise level: one for each eighth of the run. delta block: the paper's small network, which "
                     "looks at each picture; for this pack's models.",
                 ),
-                seed_input("Noise of the first picture; picture i has seed + i. It stays as it is after a run."),
+                seed_input(
+                    "Noise of the first picture; picture i has seed + i. It stays as it is after a run.", changes=False
+                ),
                 io.Int.Input("samples", default=16, min=1, max=4096, tooltip="Pictures to learn on, without images."),
                 io.Int.Input("rounds", default=10, min=1, max=1000, tooltip="How often each picture is gone through."),
                 steps_input(20, "Steps of a run. The paper has 40."),

@@ -22,7 +22,7 @@ from .host.model import facts_of
 from .host.pictures import to_invert
 from .host.sampling import Loop, batch_indices, fitted, published_sampler, respaced_sigmas, run
 from .pixels import CLASS_LABEL_TOOLTIP
-from .widgets import RANDOM, seed_input, shown_inputs, steps_input
+from .widgets import seed_input, shown_inputs, steps_input
 
 ALGORITHMS: dict[str, Callable[[float], Loop]] = {
     "ddim": lambda eta: partial(sample_ddim, eta=eta),  # Algorithm 2
@@ -51,7 +51,7 @@ class ClassifierGuidedSampler(GuidanceNode):
                 io.Latent.Input(
                     "latent_image", tooltip="Empty Pixel Latent, or a picture through VAE Encode with denoise below 1."
                 ),
-                seed_input("Noise of the first image; the next ones use seed + 1, seed + 2, ...", after=RANDOM),
+                seed_input("Noise of the first image; the next ones use seed + 1, seed + 2, ..."),
                 steps_input(25, "Network evaluations. 25 for ddim, 100 to 250 for ddpm."),
                 io.Combo.Input(
                     "algorithm",

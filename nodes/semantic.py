@@ -19,7 +19,7 @@ from .host.inversion import FixedNoise, SharedNoise, stochastic_encode, stochast
 from .host.pictures import empty_pixels, to_pixels
 from .host.semantic.codec import Codec
 from .host.semantic.direction import Direction, Semantic
-from .widgets import RANDOM, seed_input, steps_input
+from .widgets import seed_input, steps_input
 
 CATEGORY = "guidance/semantic"
 CODEC_TOOLTIP = "What reads meaning out of pictures: codec of Load Diffusion Autoencoder."
@@ -281,7 +281,7 @@ class SampleSemantic(GuidanceNode):
                 sockets.Codec.Input(
                     "codec", tooltip="codec of Load Diffusion Autoencoder, from a file with a latent prior."
                 ),
-                seed_input("Code i depends on seed + i alone.", after=RANDOM),
+                seed_input("Code i depends on seed + i alone."),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many codes."),
                 steps_input(100, "Steps of the prior, which is small: cheap.", least=1),
                 sockets.SemanticDirection.Input(

@@ -28,12 +28,12 @@ def weight_input(default: float, limit: float, tooltip: str, name: str = "streng
     return io.Float.Input(name, default=default, min=-limit, max=limit, step=0.05, tooltip=tooltip)
 
 
-RANDOM, FIXED = True, "fixed"  # what the editor does with a seed after each run, unless told otherwise
+FIXED = "fixed"
 
 
-def seed_input(tooltip: str, after: Any = None) -> Any:
-    """`after`: RANDOM or FIXED, which the editor's widget begins with; None: it has no such widget."""
-    options = {} if after is None else {"control_after_generate": after}
+def seed_input(tooltip: str, changes: bool | str = True) -> Any:
+    """`changes`: the editor may draw a new one after each run; FIXED: not by itself."""
+    options: dict[str, Any] = {"control_after_generate": changes} if changes else {}
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip, **options)
 
 

@@ -28,7 +28,9 @@ def categories(schemas):
 def own_types(schemas):
     """Types of our sockets, as in GUIDANCE_GUIDE: guide."""
     types = {entry.get_io_type() for schema in schemas for entry in [*schema.inputs, *schema.outputs]}
-    return {name: name.removeprefix("GUIDANCE_").replace("_", " ").lower() for name in sorted(types) if "GUIDANCE" in name}
+    return {
+        name: name.removeprefix("GUIDANCE_").replace("_", " ").lower() for name in sorted(types) if "GUIDANCE" in name
+    }
 
 
 def words(schema):

@@ -61,8 +61,8 @@ def explained(entry):
 def test_every_input_and_output_has_a_tooltip(pack_nodes):
     for node_id, node in pack_nodes.items():
         schema = node.GET_SCHEMA()
-        for entry in [*(part for entry in schema.inputs for part in explained(entry)), *schema.outputs]:
-            assert entry.tooltip, f"{node_id}.{entry.id or entry.display_name}"
+        for part in [*(part for entry in schema.inputs for part in explained(entry)), *schema.outputs]:
+            assert part.tooltip, f"{node_id}.{part.id or part.display_name}"
 
 
 SOUGHT = {
