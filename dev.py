@@ -13,6 +13,7 @@
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
                                             --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
+    python dev.py locales                   locales/en anew, from the nodes; what other languages lack, and what is gone
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -317,6 +318,11 @@ def workflow(version: str | None, arguments: list[str]) -> int:
     return 0
 
 
+def locales(version: str | None, arguments: list[str]) -> int:
+    os.environ["GUIDANCE_RECORD_LOCALES"] = "1"
+    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", "tests/test_help.py", *arguments])
+
+
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
 COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "demo": demo,
@@ -327,6 +333,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "convert": convert,
     "check": check,
     "workflow": workflow,
+    "locales": locales,
 }
 
 
