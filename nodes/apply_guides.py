@@ -13,7 +13,7 @@ from .guides import CATEGORY
 from .host.errors import GuidanceNode, about
 from .host.guides.application import AUTO, FRAMES, UNITS, Application
 from .host.guides.guide import Guide
-from .host.guides.report import Report, by_guide, decoders, remark
+from .host.guides.report import Report, by_guide, decoders, relative, remark, verdict
 from .host.guides.run import applications, apply
 from .host.pictures import choose_decoder
 from .plot import Panel, plot
@@ -245,26 +245,38 @@ class GuideReport(GuidanceNode):
     def run(cls, model: Any, samples: dict[str, Any]) -> io.NodeOutput:
         reports = [application.report for application in applications(model)]
         found, note, decoder = by_guide(reports), remark(reports), decoders(reports)
-        said = "".join(f" - {part}" for part in (note, decoder and f"decoder: {decoder}") if part)
-        titles = {
-            "loss": "loss (lower is nearer to the goal)",
-            "grad_norm": "gradient norm",
-            "lambda": "lambda: push / the model's own step",
-            "capped": "share of capped samples",
+        verdicts = [verdict(name, rows) for name, rows in found.items()]
+        said = [note, *verdicts, decoder and f"decoder: {decoder}"]
+        picture = plot(panels(found), [text for text in said if text])
+        report = {"note": note, "verdict": "; ".join(verdicts), "decoder": decoder, "guides": found}
+        return io.NodeOutput(picture, json.dumps(report, indent=1, allow_nan=False))
+
+
+def panels(found: dict[str, list[dict[str, Any]]]) -> list[Panel]:
+    """Four plots of the rows of each guide."""
+    titles = {
+        "loss": "loss, relative to its start (lower is nearer to the goal)",
+        "grad_norm": "gradient norm, by factors",
+        "lambda": "lambda: push / the model's own step",
+        "capped": "share of capped samples",
+    }
+    lines = {
+        key: {
+            name: [(row["progress"], row[key]) for row in rows if row[key] is not None] for name, rows in found.items()
         }
-        panels = [
-            Panel(
-                title + (said if key == "loss" else ""),
-                "progress (0: noise, 1: picture)",
-                {
-                    name: [(row["progress"], row[key]) for row in rows if row[key] is not None]
-                    for name, rows in found.items()
-                },
-            )
-            for key, title in titles.items()
-        ]
-        report = {"note": note, "decoder": decoder, "guides": found}
-        return io.NodeOutput(plot(panels), json.dumps(report, indent=1, allow_nan=False))
+        for key in titles
+    }
+    lines["loss"] = {name: from_its_start(line) for name, line in lines["loss"].items()}
+    axis = "progress (0: noise, 1: picture)"
+    return [Panel(title, axis, lines[key], log=key == "grad_norm") for key, title in titles.items()]
+
+
+def from_its_start(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(progress, loss) -> (progress, loss relative to the first)."""
+    if not line:
+        return []
+    places, losses = zip(*line, strict=True)
+    return list(zip(places, relative(losses), strict=True))
 
 
 NODES: list[type[io.ComfyNode]] = [CombineGuides, ApplyGuides, GuideReport]

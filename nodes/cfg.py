@@ -16,7 +16,7 @@ from .host.cfg.plan import OWN_SCALE, Plan
 from .host.cfg.run import patched, scale_curve
 from .host.errors import GuidanceNode, about
 from .plot import Panel, plot
-from .widgets import window_inputs
+from .widgets import WindowNode, window_inputs
 
 CATEGORY = "guidance/cfg"
 AXIS = "log10 sigma (noise right, picture left)"
@@ -36,7 +36,7 @@ def curve_inputs() -> list[Any]:
     ]
 
 
-class CFGCondition(GuidanceNode):
+class CFGCondition(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -190,7 +190,7 @@ def _scale_of(condition: Condition, first: bool) -> Any:
     return (lambda progress: weight.above(1.0, progress)) if first else weight
 
 
-class CFGPatch(GuidanceNode):
+class CFGPatch(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

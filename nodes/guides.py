@@ -25,7 +25,7 @@ from .host.guides.guide import (
 )
 from .host.pictures import to_pixels
 from .pixels import CLASS_LABEL_TOOLTIP
-from .widgets import weight_input, window_inputs
+from .widgets import WindowNode, weight_input, window_inputs
 
 CATEGORY = "guidance/guides"
 FRESH, FIXED = "fresh", "fixed"
@@ -107,7 +107,7 @@ def guide_output(guide: Guide) -> io.NodeOutput:
     return io.NodeOutput([guide])
 
 
-class ClassifierGuide(GuidanceNode):
+class ClassifierGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -149,7 +149,7 @@ class ClassifierGuide(GuidanceNode):
         return guide_output(guide)
 
 
-class TextGuide(GuidanceNode):
+class TextGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -200,7 +200,7 @@ class TextGuide(GuidanceNode):
             return guide_output(text_guide(encoder, text, strength, loss, mask))
 
 
-class ContentGuide(GuidanceNode):
+class ContentGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -247,7 +247,7 @@ class ContentGuide(GuidanceNode):
         return guide_output(content_guide(encoder, read_reference(image), strength, reference_noise == FRESH, mask))
 
 
-class StructureGuide(GuidanceNode):
+class StructureGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -304,7 +304,7 @@ class StructureGuide(GuidanceNode):
         return guide_output(guide)
 
 
-class StyleGuide(GuidanceNode):
+class StyleGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -353,7 +353,7 @@ class StyleGuide(GuidanceNode):
             return guide_output(style_guide(encoder, picture, strength, layers, reference_noise == FRESH, mask))
 
 
-class PaletteGuide(GuidanceNode):
+class PaletteGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from ..guidance.sampling import sample_ddim
 from ..guidance.weight import Weight
+from ..models.registry import HSPACE
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.files import choices, load_edits, locate, save_edit
+from .host.files import choices, load_edits, locate, save_edit, usable
 from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
 from .host.hspace.run import applied
 from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
 from .host.model import is_pixel_model, latent_shape, progress_function
 from .host.pictures import require_vae, to_invert
 from .host.sampling import published_sampler, start_noise
-from .widgets import FIXED, seed_input, size_input, steps_input, weight_input, window_inputs
+from .widgets import FIXED, WindowNode, seed_input, size_input, steps_input, weight_input, window_inputs
 
 CATEGORY = "guidance/h-space"
 HSPACE_TOOLTIP = "The dial: Load, Discover or Train HSpace Direction, or several through Combine HSpace."
@@ -49,7 +50,7 @@ class LoadHSpaceDirection(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "direction_name",
-                    options=choices("directions"),
+                    options=choices("directions", HSPACE),
                     tooltip="A file in ComfyUI/models/guidance_directions.",
                 ),
                 io.Int.Input(
@@ -69,6 +70,10 @@ class LoadHSpaceDirection(GuidanceNode):
     def run(cls, direction_name: str, train_steps: int) -> io.NodeOutput:
         with about("direction_name"):
             return io.NodeOutput(load_edits(locate("directions", direction_name), train_steps))
+
+    @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        return usable("directions", direction_name, HSPACE)
 
     @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
@@ -151,7 +156,7 @@ def weights_of(text: str, count: int) -> list[float]:
     return numbers
 
 
-class HSpaceEdit(GuidanceNode):
+class HSpaceEdit(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -22,10 +22,10 @@ from .host.model import check_latent
 from .host.pictures import to_invert
 from .hspace import CATEGORY, edit_window
 from .plot import Panel, plot
-from .widgets import shown_inputs, steps_input
+from .widgets import WindowNode, shown_inputs, steps_input
 
 
-class HSpaceInject(GuidanceNode):
+class HSpaceInject(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -13,11 +13,11 @@ from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.glide_clip import GLIDE_CLIP_IMAGE
-from ..models.registry import load_checkpoint
+from ..models.registry import CLASSIFIER, ENCODER, MODEL, load_checkpoint
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
-from .host.files import choices, locate
+from .host.files import choices, locate, usable
 from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
@@ -66,7 +66,7 @@ class LoadModel(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=choices("models"),
+                    options=choices("models", MODEL),
                     tooltip="A file in ComfyUI/models/guidance_models, or one of the pack's own small models.",
                 ),
                 io.Boolean.Input(
@@ -97,6 +97,10 @@ class LoadModel(GuidanceNode):
         return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)
 
     @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return usable("models", model_name, MODEL)
+
+    @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
         return Path(locate("models", model_name)).stat().st_mtime
 
@@ -113,7 +117,7 @@ class LoadClassifier(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "classifier_name",
-                    options=choices("classifiers"),
+                    options=choices("classifiers", CLASSIFIER),
                     tooltip="A file in ComfyUI/models/guidance_classifiers, or the pack's own small classifier.",
                 ),
                 *training_inputs(optional=True),
@@ -133,6 +137,10 @@ class LoadClassifier(GuidanceNode):
             checkpoint = chosen(checkpoint, Told(**choices))
             classifier = load_classifier(checkpoint)
         return io.NodeOutput(classifier, ui=noticed(remark(classifier_name, checkpoint.guesses)))
+
+    @classmethod
+    def validate_inputs(cls, classifier_name: str | None = None) -> bool | str:
+        return usable("classifiers", classifier_name, CLASSIFIER)
 
     @classmethod
     def fingerprint_inputs(cls, classifier_name: str, **_: Any) -> float:
@@ -171,7 +179,7 @@ class LoadEncoder(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=choices("encoders"),
+                    options=choices("encoders", ENCODER),
                     tooltip="A file in ComfyUI/models/guidance_encoders, or the pack's own small encoder.",
                 ),
                 io.Combo.Input(
@@ -223,6 +231,10 @@ class LoadEncoder(GuidanceNode):
             text_encoder = text_encoder or text_half(locate("encoders", encoder_name), checkpoint)
         encoder = encoder if text_encoder is None else encoder.with_text_of(text_encoder)
         return io.NodeOutput(encoder, ui=noticed(remark(encoder_name, guesses)))
+
+    @classmethod
+    def validate_inputs(cls, encoder_name: str | None = None) -> bool | str:
+        return usable("encoders", encoder_name, ENCODER)
 
     @classmethod
     def fingerprint_inputs(cls, encoder_name: str, **_: Any) -> float:

@@ -42,6 +42,13 @@ def sheet_row(tiles: Tensor, columns: int, captions: list[str], title: str) -> T
     return torch.cat([line(title, row.shape[1], TITLE).to(row), row]) if title else row
 
 
+def check_sizes(batches: list[Tensor]) -> None:
+    """Raises ValueError where pictures [B H W C] are not all of one size."""
+    sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
+    if len(sizes) > 1:
+        raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
+
+
 def contact_sheet(batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]) -> Tensor:
     """Batches [B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
 
@@ -105,9 +112,7 @@ class ContactSheet(GuidanceNode):
         with about("images"):
             if not batches:
                 raise ValueError("at least one IMAGE is needed")
-            sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
-            if len(sizes) > 1:
-                raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
+            check_sizes(batches)
         with about("titles"):
             sheet = contact_sheet(batches, columns, split_labels(labels), scale, split_labels(titles))
         return io.NodeOutput(sheet)

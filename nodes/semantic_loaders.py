@@ -9,10 +9,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.diffae.attributes import CELEBA
+from ..models.registry import AUTOENCODER, SEMANTIC
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
-from .host.files import choices, load_direction, locate
+from .host.files import choices, load_direction, locate, usable
 from .host.model import guesses_of
 from .host.pictures import pixel_vae
 from .host.pixel_model import clamp_denoised, load_pixel_model
@@ -37,7 +38,7 @@ class LoadDiffusionAutoencoder(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=choices("models"),
+                    options=choices("models", AUTOENCODER),
                     tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
                 ),
                 *training_inputs(optional=True),
@@ -65,6 +66,10 @@ class LoadDiffusionAutoencoder(GuidanceNode):
         return io.NodeOutput(clamp_denoised(model), codec, pixel_vae(), ui=ui)
 
     @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return usable("models", model_name, AUTOENCODER)
+
+    @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
         return Path(locate("models", model_name)).stat().st_mtime
 
@@ -81,7 +86,7 @@ class LoadSemanticDirection(GuidanceNode):
             inputs=[
                 io.Combo.Input(
                     "direction_name",
-                    options=choices("directions"),
+                    options=choices("directions", SEMANTIC),
                     tooltip="A file in ComfyUI/models/guidance_directions.",
                 ),
                 io.Combo.Input(
@@ -104,6 +109,10 @@ class LoadSemanticDirection(GuidanceNode):
     def run(cls, direction_name: str, attribute: str) -> io.NodeOutput:
         with about("direction_name"):
             return io.NodeOutput(load_direction(locate("directions", direction_name), attribute))
+
+    @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        return usable("directions", direction_name, SEMANTIC)
 
     @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:

@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.weight import Weight
+from .host.errors import GuidanceNode
 from .host.pixel_model import AUTO, PRECISIONS
 
 
@@ -21,6 +23,19 @@ def window_inputs(begins: str, ends: str, start: float = 0.0, end: float = 1.0, 
         io.Float.Input("start_percent", default=start, tooltip=begins, **span),
         io.Float.Input("end_percent", default=end, tooltip=ends, **span),
     ]
+
+
+class WindowNode(GuidanceNode):
+    """A node with `window_inputs`. What is typed there is checked before anything runs."""
+
+    @classmethod
+    def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
+        """None: it comes from another node."""
+        try:
+            Weight(1.0, 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent)
+        except ValueError as error:
+            return str(error)
+        return True
 
 
 def weight_input(default: float, limit: float, tooltip: str, name: str = "strength") -> Any:
