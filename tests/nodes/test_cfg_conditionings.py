@@ -108,10 +108,11 @@ def test_labels_go_to_their_pictures_and_start_again(execute, models, conds, sam
     assert torch.equal(made, torch.stack([star[0], red[1], star[2], red[3]]))
 
 
-def test_more_labels_than_pictures_are_refused(execute, models, sampled):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_more_labels_than_pictures_are_refused(execute, models, sampled, batch):
     (three,) = execute("Guidance_ClassConditioning", model=models["eps"], class_label="star\nred\ndotted")
-    with pytest.raises(ValueError, match="3 class labels came for a batch of 2"):
-        sampled(three)
+    with pytest.raises(ValueError, match=f"3 class labels came for a batch of {batch}"):
+        sampled(three, batch=batch)
 
 
 def test_labels_keep_to_their_pictures_in_context_windows(execute, models, conds):

@@ -132,3 +132,20 @@ def test_a_guided_run_leaves_the_random_numbers_that_a_bare_one_leaves(execute, 
         sample(execute, model, steps=3, batch=1)
         left.append(generators())
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, ValueError, torch.OutOfMemoryError])
+def test_an_exception_inside_a_guide_names_the_guide_and_keeps_its_kind(execute, steered, kind):
+    model, guide = steered
+
+    def broken(*_):
+        raise kind("broke")
+
+    compare = guide.compare
+    object.__setattr__(guide, "compare", broken)
+    try:
+        with pytest.raises(kind) as caught:
+            sample(execute, model, steps=3, batch=1)
+    finally:
+        object.__setattr__(guide, "compare", compare)
+    assert caught.type is kind and caught.value.args[0] == "the guide 'text: a red star': broke"
