@@ -4,6 +4,7 @@ import pytest
 import torch
 from cfg_sampling import class_models, combiner, condition, guided, ksampler, start
 from conftest import run_node
+from hosts import hosts_own
 
 pytestmark = pytest.mark.host
 LEVEL = torch.tensor([5.0, 0.0])
@@ -29,9 +30,7 @@ def codes(autoencoder):
 
 
 def host(name, *inputs):
-    import nodes
-
-    node = getattr(nodes, name)()
+    node = hosts_own("nodes", name)()
     return getattr(node, node.FUNCTION)(*inputs)[0]
 
 
