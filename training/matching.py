@@ -1,0 +1,191 @@
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, looked at by the frozen scenes CLIP.
+
+Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
+
+    L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
+
+once of the whole score and once of its global term alone, so that both can rank. A batch holds scenes and their twins,
+whose shapes have changed an attribute; the cross attention sees each picture with its own sentence, its twin's, and the
+one that its global term finds hardest. What is true of a picture by chance is no negative.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.clip_noisy.words import indices
+from models.encoder import ImageEncoder
+from models.mmca.network import Mmca, MmcaConfig, Sets
+from models.mmca.regions import BOX, cells
+from models.registry import DEMO, load_checkpoint
+
+from .loop import Recipe, Run, arguments, train
+from .two_shapes import (
+    ARTICLES,
+    ATTRIBUTES,
+    WORDS,
+    Pairs,
+    Sentences,
+    draw_pairs,
+    fits,
+    joined,
+    moved,
+    render_pairs,
+    sentences,
+    swapped,
+)
+
+ENCODER, LAYER = "scenes_clip.safetensors", "layer3"
+CONFIG = MmcaConfig(
+    region=224 + BOX,
+    word=64,
+    d=96,
+    heads=4,
+    inner=256,
+    channels=96,
+    words=WORDS,
+    context=12,
+)
+RECIPE = Recipe(images=1_000_000, batch=64, learning_rate=1e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+MARGIN = 0.2
+SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
+KEPT, PASSES = 4096, 8  # scenes that are seen by the encoder together, and how often each trains the matcher
+NEVER = -torch.inf  # the score of a pair that was not looked at
+
+
+def hinge(scores: Tensor, true: Tensor, hardest: float = 1.0, margin: float = MARGIN) -> Tensor:
+    """Mean over the pairs [i i] of scores [n n], where `true` [n n] bool are no negatives.
+
+    `hardest` in [0, 1] of the loss is of the hardest negatives, the rest of all, each counted by their mean.
+    """
+    own, negative = scores.diagonal(), scores.masked_fill(true, NEVER)
+    total = scores.new_zeros(())
+    for of_own, dim in ((own[:, None], 1), (own[None], 0)):
+        violation = (margin - of_own + negative).clamp(min=0)
+        seen = (negative > NEVER).sum(dim).clamp(min=1)
+        total = total + (hardest * violation.amax(dim) + (1 - hardest) * violation.sum(dim) / seen).mean()
+    return total
+
+
+@dataclass(frozen=True)
+class Batch:
+    regions: Tensor  # [n k region]
+    words: Tensor  # [n w] word indices, of a sentence that is true of each picture
+    true: Tensor  # [n n] bool, which sentence is true of which picture
+
+
+def looked_at(encoder: ImageEncoder, pairs: Pairs, at_once: int = 128) -> Tensor:
+    """Regions [n k region] of rendered scenes."""
+    found = []
+    for rows in torch.arange(len(pairs), device=pairs.relation.device).split(at_once):
+        images, _ = render_pairs(pairs.rows(rows))
+        with torch.no_grad():
+            maps = encoder.maps(images, torch.zeros(len(images), device=images.device), [LAYER])
+        found.append(cells(maps[0]).states)
+    return torch.cat(found)
+
+
+def indexed(given: Sentences, device: torch.device) -> Tensor:
+    """[n context] word indices."""
+    return torch.tensor([indices(line, WORDS, CONFIG.context) for line in given.lines()], device=device)
+
+
+def told(pairs: Pairs, generator: torch.Generator) -> Sentences:
+    """A true sentence of each scene: of both shapes alike, or of one alone."""
+
+    def chance(*shape: int) -> Tensor:
+        return torch.rand(len(pairs), *shape, generator=generator, device=generator.device)
+
+    said = (chance(1, len(ATTRIBUTES)) < torch.tensor(SAID, device=generator.device)).repeat(1, 2, 1)
+    alone = chance() < ALONE
+    said[:, 1] &= ~alone[:, None]
+    article = torch.randint(len(ARTICLES), (len(pairs),), generator=generator, device=generator.device)
+    return sentences(pairs, said, (chance() < RELATED) & ~alone, chance() < 0.5, article)
+
+
+class Pool:
+    """Scenes and their twins, seen once by the encoder: KEPT scenes, each as it is and with something exchanged."""
+
+    def __init__(self, encoder: ImageEncoder, generator: torch.Generator):
+        scenes = draw_pairs(KEPT, generator)
+        self.versions = [scenes, swapped(scenes, "colour"), swapped(scenes, "texture"), moved(scenes)]
+        self.regions = torch.stack([looked_at(encoder, version) for version in self.versions])
+
+    def batches(self, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Every scene once: half of a batch are scenes, the other half a twin of each, in the same order."""
+        for rows in torch.randperm(KEPT, generator=generator, device=generator.device).split(batch // 2):
+            place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
+            pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
+            given = told(pairs, generator)
+            regions = torch.cat([self.regions[place, rows], self.regions[other, rows]])
+            yield Batch(regions, indexed(given, generator.device), fits(pairs, given))
+
+
+def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Endless; new scenes after every so many passes over those of a pool."""
+    while True:
+        pool = Pool(encoder, generator)
+        for _ in range(PASSES):
+            yield from pool.batches(batch, generator)
+
+
+class Matching:
+    """The hinge loss of the whole score and of its global term; at first of all negatives, soon of the hardest."""
+
+    def __init__(self, device: str, curriculum: int):
+        self.curriculum = curriculum
+        self.seen = torch.zeros((), dtype=torch.float64, device=device)
+
+    def __call__(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(network, Mmca)
+        n = len(batch.words)
+        regions = Sets(batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device))
+        words = Sets(network.text(batch.words), batch.words > 0)
+        first = network.global_scores(regions, words)
+        rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
+        whole = torch.full_like(first, NEVER)
+        whole[rows, columns] = first[rows, columns] + network.cross_scores(regions[rows], words[columns])
+
+        hardest = float(self.seen / self.curriculum)
+        hardest = min(hardest, 1.0)
+        self.seen += n
+        alone, both = hinge(first, batch.true, hardest), hinge(whole, batch.true, hardest)
+        twin = torch.arange(n, device=first.device).roll(n // 2)
+        report = {"global": alone, "whole": both}
+        known = ~batch.true[twin, twin.roll(n // 2)]
+        for name, scores in (("global_twins", first), ("whole_twins", whole)):
+            right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
+            report[name] = (right & known).sum() / known.sum().clamp(min=1)
+        return alone + both, report
+
+
+def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest of [n n] either way."""
+    n = len(negatives)
+    every = torch.arange(n, device=negatives.device)
+    twin = every.roll(n // 2)
+    rows = torch.cat([every, every, every, negatives.argmax(0)])
+    columns = torch.cat([every, twin, negatives.argmax(1), every])
+    return rows, columns
+
+
+def main() -> None:
+    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE)
+    torch.manual_seed(recipe.seed)
+    checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
+    encoder = checkpoint.build()
+    encoder.load_state_dict(checkpoint.state)
+    encoder.float().eval().requires_grad_(False).to(given.device)
+    metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG)), "regions": f"{LAYER} of {ENCODER}"}
+    loss = Matching(given.device, curriculum=1 if given.resume else 60_000)
+    train(Run(Mmca(CONFIG), recipe, given.device, metadata), loss, given, partial(batches, encoder))
+
+
+if __name__ == "__main__":
+    main()
