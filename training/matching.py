@@ -51,6 +51,8 @@ CONFIG = MmcaConfig(
     channels=96,
     words=WORDS,
     context=12,
+    encoder=ENCODER,
+    layer=LAYER,
 )
 RECIPE = Recipe(images=1_000_000, batch=64, learning_rate=1e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
 MARGIN = 0.2
@@ -182,7 +184,7 @@ def main() -> None:
     encoder = checkpoint.build()
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
-    metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG)), "regions": f"{LAYER} of {ENCODER}"}
+    metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
     loss = Matching(given.device, curriculum=1 if given.resume else 60_000)
     train(Run(Mmca(CONFIG), recipe, given.device, metadata), loss, given, partial(batches, encoder))
 

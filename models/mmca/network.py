@@ -37,9 +37,11 @@ class MmcaConfig:
     inner: int
     channels: int  # a window of words
     alpha: float = 1.0
-    words: tuple[str, ...] = ()  # vocabulary of its own text tower; empty: words come from another encoder
-    word_layers: int = 2  # of that tower
+    words: tuple[str, ...] = ()  # vocabulary of its own text tower; empty: its words are another encoder's states
+    text_layers: int = 2  # of that tower
     context: int = 16  # words of a sentence
+    encoder: str = ""  # whose features were its regions ...
+    layer: str = ""  # ... and where they come from
 
 
 class Layer(nn.Module):
@@ -89,7 +91,7 @@ class WordTower(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(len(config.words) + 1, config.word)
         self.positional_embedding = nn.Parameter(0.1 * torch.randn(config.context, config.word))
-        self.blocks = nn.ModuleList([TextBlock(config.word) for _ in range(config.word_layers)])
+        self.blocks = nn.ModuleList([TextBlock(config.word) for _ in range(config.text_layers)])
         self.ln_final = nn.LayerNorm(config.word)
 
     def forward(self, indices: Tensor) -> Tensor:
