@@ -5,7 +5,7 @@ Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
 once of the whole score and once of its global term alone, so that both can rank. A batch holds scenes and their twins,
-whose shapes have changed an attribute; the cross attention sees each picture with its own sentence, its twin's, and the
+whose shapes have changed an attribute; the cross attention sees each sentence with its own picture, its twin's, and the
 one that its global term finds hardest. What is true of a picture by chance is no negative.
 """
 
@@ -45,19 +45,19 @@ ENCODER, LAYER = "scenes_clip.safetensors", "layer3"
 CONFIG = MmcaConfig(
     region=224 + BOX,
     word=64,
-    d=96,
+    d=64,
     heads=4,
-    inner=256,
-    channels=96,
+    inner=128,
+    channels=64,
     words=WORDS,
     context=12,
     encoder=ENCODER,
     layer=LAYER,
 )
-RECIPE = Recipe(images=1_000_000, batch=64, learning_rate=1e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+RECIPE = Recipe(images=1_000_000, batch=64, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
 MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
-KEPT, PASSES = 4096, 8  # scenes that are seen by the encoder together, and how often each trains the matcher
+KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
 
@@ -119,22 +119,23 @@ class Pool:
         self.versions = [scenes, swapped(scenes, "colour"), swapped(scenes, "texture"), moved(scenes)]
         self.regions = torch.stack([looked_at(encoder, version) for version in self.versions])
 
-    def batches(self, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every scene once: half of a batch are scenes, the other half a twin of each, in the same order."""
-        for rows in torch.randperm(KEPT, generator=generator, device=generator.device).split(batch // 2):
-            place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
-            pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
-            given = told(pairs, generator)
-            regions = torch.cat([self.regions[place, rows], self.regions[other, rows]])
-            yield Batch(regions, indexed(given, generator.device), fits(pairs, given))
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """Half of it are scenes, the other half a twin of each, in the same order."""
+        rows = torch.randperm(KEPT, generator=generator, device=generator.device)[: size // 2]
+        place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
+        pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
+        given = told(pairs, generator)
+        regions = torch.cat([self.regions[place, rows], self.regions[other, rows]])
+        return Batch(regions, indexed(given, generator.device), fits(pairs, given))
 
 
 def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Endless; new scenes after every so many passes over those of a pool."""
+    """Endless, of more and more scenes; the oldest are forgotten in the end."""
+    pools: list[Pool] = []
     while True:
-        pool = Pool(encoder, generator)
-        for _ in range(PASSES):
-            yield from pool.batches(batch, generator)
+        pools = [*pools[1 - POOLS :], Pool(encoder, generator)]
+        for place in torch.randint(len(pools), (BATCHES,), generator=generator, device=generator.device).tolist():
+            yield pools[place].batch(batch, generator)
 
 
 class Matching:
@@ -152,7 +153,7 @@ class Matching:
         first = network.global_scores(regions, words)
         rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
         whole = torch.full_like(first, NEVER)
-        whole[rows, columns] = first[rows, columns] + network.cross_scores(regions[rows], words[columns])
+        whole[rows, columns] = first[rows, columns] + network.cross_scores(regions, words, rows, columns)
 
         hardest = float(self.seen / self.curriculum)
         hardest = min(hardest, 1.0)
@@ -168,13 +169,9 @@ class Matching:
 
 
 def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest of [n n] either way."""
-    n = len(negatives)
-    every = torch.arange(n, device=negatives.device)
-    twin = every.roll(n // 2)
-    rows = torch.cat([every, every, every, negatives.argmax(0)])
-    columns = torch.cat([every, twin, negatives.argmax(1), every])
-    return rows, columns
+    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest picture of each sentence."""
+    every = torch.arange(len(negatives), device=negatives.device)
+    return torch.cat([every, every, negatives.argmax(0)]), torch.cat([every, every.roll(len(every) // 2), every])
 
 
 def main() -> None:
@@ -185,7 +182,7 @@ def main() -> None:
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, curriculum=1 if given.resume else 60_000)
+    loss = Matching(given.device, curriculum=1 if given.resume else 30_000)
     train(Run(Mmca(CONFIG), recipe, given.device, metadata), loss, given, partial(batches, encoder))
 
 

@@ -15,7 +15,6 @@ A window of words lies wholly inside the sentence, and places without a region o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +24,7 @@ from torch.nn.functional import gelu, normalize
 from ..clip_noisy.network import TextBlock
 
 WINDOWS = (1, 2, 3)  # words
+TEXT_HEADS = 4  # of the text tower
 PAIRS = 1024  # looked at together
 
 
@@ -55,9 +55,14 @@ class Layer(nn.Module):
         self.inner, self.out = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
         self.attention_norm, self.norm = nn.LayerNorm(d, eps=1e-12), nn.LayerNorm(d, eps=1e-12)
 
-    def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """keep [n N] bool. The states, and who looks at whom, [n heads N N]: rows sum to 1."""
-        q, k, v = (part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+    def opened(self, x: Tensor) -> Tensor:
+        """[n N d] -> [n N 4 d]: x, queries, keys and values, which no other place has a part in."""
+        return torch.cat([x, self.query(x), self.key(x), self.value(x)], dim=2)
+
+    def attended(self, opened: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """keep [n N] bool. The states [n N d], and who looks at whom, [n heads N N]: rows sum to 1."""
+        x, *parts = opened.chunk(4, dim=2)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
         seen = scores.masked_fill(~keep[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
         h = self.attention_norm(x + self.attention_out((seen @ v).transpose(1, 2).flatten(2)))
@@ -91,7 +96,7 @@ class WordTower(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(len(config.words) + 1, config.word)
         self.positional_embedding = nn.Parameter(0.1 * torch.randn(config.context, config.word))
-        self.blocks = nn.ModuleList([TextBlock(config.word) for _ in range(config.text_layers)])
+        self.blocks = nn.ModuleList([TextBlock(config.word, TEXT_HEADS) for _ in range(config.text_layers)])
         self.ln_final = nn.LayerNorm(config.word)
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -127,42 +132,48 @@ class Mmca(nn.Module):
 
     def pictures(self, regions: Sets) -> Tensor:
         """i0 [n d], of unit length."""
-        states, _ = self.self_layer(self.region_in(regions.states), regions.keep)
+        states, _ = self.self_layer.attended(self.self_layer.opened(self.region_in(regions.states)), regions.keep)
         return normalize(_mean(states, regions.keep), dim=1)
 
     def sentences(self, words: Sets) -> Tensor:
         """c0 [m d], of unit length."""
         return normalize(self.self_words(words.states, words.keep), dim=1)
 
-    def crossed(self, regions: Sets, words: Sets) -> tuple[Tensor, Tensor, Tensor]:
-        """i1, c1 [n d] of n pairs, of unit length, and who looks at whom, [n k + w k + w], the mean of the heads."""
-        together = torch.cat([self.region_in(regions.states), self.word_in(words.states)], dim=1)
-        states, seen = self.cross_layer(together, torch.cat([regions.keep, words.keep], dim=1))
-        k = regions.keep.shape[1]
-        picture = normalize(_mean(states[:, :k], regions.keep), dim=1)
-        sentence = normalize(self.cross_words(states[:, k:], words.keep), dim=1)
-        return picture, sentence, seen.mean(1)
-
     def global_scores(self, regions: Sets, words: Sets) -> Tensor:
         """i0 . c0, [n m] in [-1, 1]: self attention alone, one pass a picture and one a sentence."""
         return self.pictures(regions) @ self.sentences(words).T
 
-    def cross_scores(self, regions: Sets, words: Sets) -> Tensor:
-        """alpha i1 . c1, [n] of n pairs, in [-alpha, alpha]."""
-        picture, sentence, _ = self.crossed(regions, words)
-        return self.config.alpha * (picture * sentence).sum(1)
+    def opened(self, regions: Sets, words: Sets) -> tuple[Sets, Sets]:
+        """What T2 makes of each picture and each sentence by itself, once for all their pairs."""
+        return (
+            Sets(self.cross_layer.opened(self.region_in(regions.states)), regions.keep),
+            Sets(self.cross_layer.opened(self.word_in(words.states)), words.keep),
+        )
+
+    def crossed(self, regions: Sets, words: Sets) -> tuple[Tensor, Tensor, Tensor]:
+        """i1, c1 [n d] of n pairs of what is `opened`, of unit length, and who looks at whom, [n k + w k + w]: the mean
+        of the heads."""
+        k = regions.keep.shape[1]
+        keep = torch.cat([regions.keep, words.keep], dim=1)
+        states, seen = self.cross_layer.attended(torch.cat([regions.states, words.states], dim=1), keep)
+        picture = normalize(_mean(states[:, :k], regions.keep), dim=1)
+        sentence = normalize(self.cross_words(states[:, k:], words.keep), dim=1)
+        return picture, sentence, seen.mean(1)
+
+    def cross_scores(self, regions: Sets, words: Sets, rows: Tensor, columns: Tensor) -> Tensor:
+        """alpha i1 . c1 in [-alpha, alpha] of the pairs (rows, columns) [p], PAIRS of them at a time."""
+        pictures, sentences = self.opened(regions, words)
+        found = []
+        for some, others in zip(rows.split(PAIRS), columns.split(PAIRS), strict=True):
+            picture, sentence, _ = self.crossed(pictures[some], sentences[others])
+            found.append((picture * sentence).sum(1))
+        return self.config.alpha * torch.cat(found)
 
     def forward(self, regions: Sets, words: Sets) -> Tensor:
-        """S [n m] of every picture with every sentence; n m passes of T2, so many together as fit."""
+        """S [n m] of every picture with every sentence."""
         first = self.global_scores(regions, words)
-        parts = [self.cross_scores(regions[rows], words[columns]) for rows, columns in _pairs(len(regions), len(words))]
-        return first + torch.cat(parts).view_as(first)
-
-
-def _pairs(n: int, m: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and columns of every pair, PAIRS at a time."""
-    for part in torch.arange(n * m).split(PAIRS):
-        yield part // m, part % m
+        pairs = torch.arange(first.numel(), device=first.device)
+        return first + self.cross_scores(regions, words, pairs // len(words), pairs % len(words)).view_as(first)
 
 
 def _mean(states: Tensor, keep: Tensor) -> Tensor:
