@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, mmca, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -22,13 +22,14 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     clip.CLIP,
     lpips.LPIPS_DISTANCE,
     vgg.VGG,
+    mmca.MMCA,
 )
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
-    """Reads a file and checks it. `kind`: "model", "classifier" or "encoder"; CheckpointError if it is another."""
+    """Reads a file and checks it. `kind`: "model", "classifier", "encoder" or "matcher"; CheckpointError if it is another."""
     path = Path(path)
     state, metadata = read(path)
     if WEIGHTS_IN in metadata:  # another view of a file beside this one

@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
@@ -26,6 +27,7 @@ from models.mmca.regions import BOX, cells
 from models.registry import DEMO, load_checkpoint
 
 from .loop import Recipe, Run, arguments, train
+from .scenes import CLASSES
 from .two_shapes import (
     ARTICLES,
     ATTRIBUTES,
@@ -54,9 +56,10 @@ CONFIG = MmcaConfig(
     encoder=ENCODER,
     layer=LAYER,
 )
-RECIPE = Recipe(images=1_000_000, batch=64, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
 MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
+RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
 KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
@@ -98,7 +101,7 @@ def indexed(given: Sentences, device: torch.device) -> Tensor:
     return torch.tensor([indices(line, WORDS, CONFIG.context) for line in given.lines()], device=device)
 
 
-def told(pairs: Pairs, generator: torch.Generator) -> Sentences:
+def true_sentences(pairs: Pairs, generator: torch.Generator) -> Sentences:
     """A true sentence of each scene: of both shapes alike, or of one alone."""
 
     def chance(*shape: int) -> Tensor:
@@ -124,9 +127,32 @@ class Pool:
         rows = torch.randperm(KEPT, generator=generator, device=generator.device)[: size // 2]
         place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
         pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
-        given = told(pairs, generator)
+        given = true_sentences(pairs, generator)
         regions = torch.cat([self.regions[place, rows], self.regions[other, rows]])
         return Batch(regions, indexed(given, generator.device), fits(pairs, given))
+
+
+def probed(network: Mmca, pool: Pool) -> None:
+    """Begins `region_in` as a linear probe: its first rows tell the attributes of the shape in a cell, by ridge
+    regression on one pool and at unit variance, so that the first steps needn't find them."""
+    found = [_attributes(version) for version in pool.versions]
+    x, y = pool.regions.flatten(0, 2), torch.cat(found).flatten(0, 1).to(pool.regions)
+    mean, centred = x.mean(0), x - x.mean(0)
+    ridge = RIDGE * torch.eye(x.shape[1], device=x.device)
+    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (y - y.mean(0)))
+    weight = weight / (centred @ weight).std(0)
+    with torch.no_grad():
+        network.region_in.weight[: y.shape[1]] = weight.T
+        network.region_in.bias[: y.shape[1]] = -mean @ weight
+
+
+def _attributes(pairs: Pairs) -> Tensor:
+    """[n k classes]: what the shape that covers a cell is, zeros where none does."""
+    _, masks = render_pairs(pairs)
+    covered = adaptive_avg_pool2d(masks, SIDE).flatten(2) > 0.25  # [n 2 k]
+    labels = pairs.labels()
+    hot = torch.cat([one_hot(labels[:, :, a], len(CLASSES[name])) for a, name in enumerate(ATTRIBUTES)], dim=2)
+    return (covered[..., None] * hot[:, :, None]).sum(1).float()
 
 
 def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -152,8 +178,9 @@ class Matching:
         words = Sets(network.text(batch.words), batch.words > 0)
         first = network.global_scores(regions, words)
         rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
+        pictures, told = network.opened(regions, words)
         whole = torch.full_like(first, NEVER)
-        whole[rows, columns] = first[rows, columns] + network.cross_scores(regions, words, rows, columns)
+        whole[rows, columns] = first[rows, columns] + network.cross_scores(pictures[rows], told[columns])
 
         hardest = float(self.seen / self.curriculum)
         hardest = min(hardest, 1.0)
@@ -182,8 +209,10 @@ def main() -> None:
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, curriculum=1 if given.resume else 30_000)
-    train(Run(Mmca(CONFIG), recipe, given.device, metadata), loss, given, partial(batches, encoder))
+    loss = Matching(given.device, curriculum=1 if given.resume else 20_000)
+    network = Mmca(CONFIG).to(given.device)
+    probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
+    train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ..clip_noisy.network import TextBlock
 
 WINDOWS = (1, 2, 3)  # words
 TEXT_HEADS = 4  # of the text tower
-PAIRS = 1024  # looked at together
+LARGEST = 1 << 26  # numbers of an attention's matrix
 
 
 @dataclass(frozen=True)
@@ -160,20 +160,23 @@ class Mmca(nn.Module):
         sentence = normalize(self.cross_words(states[:, k:], words.keep), dim=1)
         return picture, sentence, seen.mean(1)
 
-    def cross_scores(self, regions: Sets, words: Sets, rows: Tensor, columns: Tensor) -> Tensor:
-        """alpha i1 . c1 in [-alpha, alpha] of the pairs (rows, columns) [p], PAIRS of them at a time."""
-        pictures, sentences = self.opened(regions, words)
-        found = []
-        for some, others in zip(rows.split(PAIRS), columns.split(PAIRS), strict=True):
-            picture, sentence, _ = self.crossed(pictures[some], sentences[others])
-            found.append((picture * sentence).sum(1))
-        return self.config.alpha * torch.cat(found)
+    def cross_scores(self, pictures: Sets, sentences: Sets) -> Tensor:
+        """alpha i1 . c1 in [-alpha, alpha] of n pairs of what is `opened`."""
+        picture, sentence, _ = self.crossed(pictures, sentences)
+        return self.config.alpha * (picture * sentence).sum(1)
+
+    def pairs_at_once(self, regions: Sets, words: Sets) -> int:
+        """How many pairs fit into memory."""
+        places = regions.keep.shape[1] + words.keep.shape[1]
+        return max(1, LARGEST // (self.config.heads * places**2))
 
     def forward(self, regions: Sets, words: Sets) -> Tensor:
         """S [n m] of every picture with every sentence."""
         first = self.global_scores(regions, words)
-        pairs = torch.arange(first.numel(), device=first.device)
-        return first + self.cross_scores(regions, words, pairs // len(words), pairs % len(words)).view_as(first)
+        pictures, sentences = self.opened(regions, words)
+        pairs = torch.arange(first.numel(), device=first.device).split(self.pairs_at_once(regions, words))
+        crossed = [self.cross_scores(pictures[part // len(words)], sentences[part % len(words)]) for part in pairs]
+        return first + torch.cat(crossed).view_as(first)
 
 
 def _mean(states: Tensor, keep: Tensor) -> Tensor:
