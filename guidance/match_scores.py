@@ -25,3 +25,16 @@ def order(first: Tensor, whole: Tensor) -> list[int]:
     seen = by_first[whole[by_first] > UNSEEN].sort().values
     rest = by_first[whole[by_first] == UNSEEN]
     return [*seen[whole[seen].argsort(descending=True, stable=True)].tolist(), *rest.tolist()]
+
+
+def ranks(scores: Tensor, right: Tensor) -> Tensor:
+    """Where the best right candidate of each query stands, from 0: [q] of scores [q c] and `right` [q c] bool."""
+    best = scores.masked_fill(~right, UNSEEN).amax(1, keepdim=True)
+    return ((scores > best) & ~right).sum(1)
+
+
+def recalls(found: Tensor) -> dict[str, float]:
+    """As SAEM and its kin report them: percent of ranks [q] below 1, 5 and 10, the median's floor and the mean, from 1."""
+    within = {f"recall@{k}": 100 * float((found < k).double().mean()) for k in (1, 5, 10)}
+    middle = math.floor(float(found.double().quantile(0.5))) + 1
+    return {**within, "median_rank": float(middle), "mean_rank": float(found.double().mean()) + 1}

@@ -11,6 +11,7 @@ from . import (
     hspace_training,
     judging,
     loaders,
+    matching,
     pictures,
     pixels,
     sampling,
@@ -40,5 +41,6 @@ class GuidanceExtension(ComfyExtension):
             *pixels.NODES,
             *pictures.NODES,
             *judging.NODES,
+            *matching.NODES,
             *text_conditioning.NODES,
         ]

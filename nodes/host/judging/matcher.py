@@ -18,7 +18,7 @@ from ....models.architecture import Checkpoint
 from ....models.clip_noisy.words import indices
 from ....models.encoder import NoTextsError
 from ....models.mmca.network import Mmca, MmcaConfig, Sets
-from ....models.mmca.regions import cells
+from ....models.mmca.regions import BOX, cells
 from ..errors import about
 from ..guides.encoder import Encoder
 from ..gradients import make_differentiable
@@ -62,6 +62,20 @@ class Matcher:
                 f"{self.name} reads regions of {self.config.region} numbers{own}, and {width} came ({origin}); choose "
                 "the encoder and the layer that it was trained on"
             )
+
+    def layer_of(self, encoder: Encoder) -> str:
+        """The layer of an encoder whose cells it reads. Raises ValueError where there is none, or one of another width."""
+        layer = self.config.layer
+        if layer not in encoder.network.layers:
+            raise ValueError(
+                f"{self.name} reads {layer or 'a layer that it does not name'} of {self.config.encoder or 'an encoder'}, "
+                f"and {encoder.name} has no such layer; use the encoder that it was trained on"
+            )
+        mm.load_models_gpu(encoder.patchers)
+        with torch.inference_mode(False), torch.no_grad():
+            (seen,) = encoder.maps(torch.zeros(1, 3, encoder.size, encoder.size), None, [layer])
+        self.check_width(seen.shape[1] + BOX, f"{layer} of {encoder.name}")
+        return layer
 
     def words(self, texts: Sequence[str], encoder: Encoder) -> Words:
         """Of sentences, by its own text tower, else by that of the encoder which saw the regions.
