@@ -9,15 +9,16 @@ from functools import cache
 import torch
 from safetensors.torch import save, save_file
 
-from models import clip_noisy, diffae
+from models import clip_noisy, diffae, mmca
 from models.adm import CLASSIFIER as ADM_CLASSIFIER
 from models.adm import UNET
 from models.adm.network import ClassifierConfig, UNetConfig
 from models.architecture import Checkpoint, metadata_of
 from models.clip_noisy.network import ClipNoisyConfig
 from models.diffae.network import DiffAEConfig
+from models.mmca.network import MmcaConfig
 
-from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MODEL, SEMANTIC, Case, content, empty
+from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SEMANTIC, Case, content, empty
 
 SHARED = {"model_channels": 8, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
 SMALL = {
@@ -26,6 +27,10 @@ SMALL = {
     ENCODER: (
         clip_noisy.CLIP_NOISY,
         ClipNoisyConfig(32, (8, 8, 8), (4, 4, 8, 8), (1, 1, 1, 1), heads=2, embed_dim=8, time_width=8, time_hidden=8),
+    ),
+    MATCHER: (
+        mmca.MMCA,
+        MmcaConfig(region=9, word=8, d=8, heads=2, inner=8, channels=4, words=("a", "red"), context=4),
     ),
     AUTOENCODER: (
         diffae.DIFFAE,
@@ -109,6 +114,7 @@ def lies(home: str) -> dict[str, object]:
         MODEL: {"num_res_blocks": BLOCKS, "model_channels": WIDTHS, "channel_mult": LISTS, "attention": LISTS[3:]},
         CLASSIFIER: {"image_size": WIDTHS, "pool": ("evil", 7, None, ["attention"]), "out_channels": WIDTHS},
         ENCODER: {"blocks": LISTS, "strides": LISTS, "stem": LISTS, "heads": WIDTHS, "words": (7, [1], "ab", [[]])},
+        MATCHER: {"d": WIDTHS, "heads": WIDTHS, "text_layers": BLOCKS, "context": WIDTHS, "words": (7, [1], "ab", [[]])},
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}
