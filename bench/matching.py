@@ -1,8 +1,8 @@
 """`python dev.py bench matching`: Recall@1 from a sentence to its picture among 100, on unseen scenes of two shapes.
 
-Side by side: the matcher's self attention alone, with its cross attention, and the pack's CLIP, which is given the words
-that it knows. Among the hundred are fifty scenes and their twins, which differ in what two shapes have exchanged; or a
-hundred different scenes.
+Side by side: the matcher's self attention alone, with its cross attention, and the pack's CLIP, which is given the
+words that it knows. The hundred are different scenes, or fifty scenes and their twins, which differ in what two shapes
+have exchanged.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def full(states: Tensor) -> Sets:
 
 
 def said(pairs: Pairs) -> tuple[list[str], Tensor]:
-    """"a red star left of a blue circle" of each scene, and of which scenes it is true: [n n] bool."""
+    """ "a red star left of a blue circle" of each scene, and of which scenes it is true: [n n] bool."""
     some = torch.tensor([True, True, False]).expand(len(pairs), 2, -1)
     yes, article = torch.ones(len(pairs), dtype=torch.bool), torch.zeros(len(pairs), dtype=torch.long)
     given = sentences(pairs, some, yes, ~yes, article)

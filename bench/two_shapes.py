@@ -1,10 +1,11 @@
-"""`python dev.py bench two_shapes`: workflows/two_shapes.webp, the sixteen pictures that the workflow *sentence_match* ranks.
+"""`python dev.py bench two_shapes`: workflows/two_shapes.webp, sixteen pictures that the workflow *sentence_match* ranks.
 
 Eight show a star and a circle, one red and one blue, in every order of places and colours; eight show anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -22,20 +23,22 @@ PICTURES = PACK / "workflows" / "two_shapes.webp"
 def chosen(generator: torch.Generator) -> Tensor:
     """[16 3 32 32] in [-1, 1], in a drawn order."""
 
-    def index(names: dict[str, object], name: str) -> Tensor:
+    def index(names: Iterable[str], name: str) -> Tensor:
         return torch.tensor([list(names).index(name)])
 
-    found, other = [], draw_pairs(8, generator)
+    drawn, other = draw_pairs(64, generator), draw_pairs(8, generator)
     flat, white = index(TEXTURES, "flat"), index(COLOURS, "white")
-    while len(found) < 2:
-        pair = draw_pairs(1, generator)
-        if RELATIONS[int(pair.relation)] in ("left of", "above")[len(found) :][:1]:
-            first, second = (
-                replace(one, shape=index(SHAPES, shape), colour=index(COLOURS, colour), texture=flat, background=white)
-                for one, shape, colour in ((pair.first, "star", "red"), (pair.second, "circle", "blue"))
-            )
-            found.append(replace(pair, first=first, second=second))
-    pairs = [version for one in found for version in (one, moved(one), swapped(one, "colour"), swapped(moved(one), "colour"))]
+    found = []
+    for relation in ("left of", "above"):
+        pair = drawn.rows((drawn.relation == RELATIONS.index(relation)).nonzero()[0])
+        first, second = (
+            replace(one, shape=index(SHAPES, shape), colour=index(COLOURS, colour), texture=flat, background=white)
+            for one, shape, colour in ((pair.first, "star", "red"), (pair.second, "circle", "blue"))
+        )
+        found.append(replace(pair, first=first, second=second))
+    pairs = [
+        version for one in found for version in (one, moved(one), swapped(one, "colour"), swapped(moved(one), "colour"))
+    ]
     images = torch.cat([render_pairs(one)[0] for one in (*pairs, other)])
     return images[torch.randperm(len(images), generator=generator)]
 

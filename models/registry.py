@@ -29,7 +29,7 @@ DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
-    """Reads a file and checks it. `kind`: "model", "classifier", "encoder" or "matcher"; CheckpointError if it is another."""
+    """Reads a file and checks it. `kind`: that of an `Architecture`; CheckpointError if it is another."""
     path = Path(path)
     state, metadata = read(path)
     if WEIGHTS_IN in metadata:  # another view of a file beside this one

@@ -219,8 +219,8 @@ class LoadMatcher(GuidanceNode):
             node_id="Guidance_LoadMatcher",
             display_name="Load Matcher",
             category="guidance/loaders",
-            description="Loads what tells how well pictures fit sentences about several things: MMCA, of which the pack "
-            "has a small one.",
+            description="Loads what tells how well pictures fit sentences about several things: MMCA, of which the "
+            "pack has a small one.",
             search_aliases=["MMCA", "image sentence matching", "retrieval"],
             inputs=[
                 io.Combo.Input(

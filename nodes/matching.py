@@ -26,7 +26,9 @@ def one_layer(name: str, encoder: Encoder) -> str:
     with about("layer"):
         found = chosen_layers(name, encoder.network, STYLE) if name.strip() else []
         if len(found) != 1:
-            raise ValueError(f"one layer is needed, and {name!r} came; the encoder has {', '.join(encoder.network.layers)}")
+            raise ValueError(
+                f"one layer is needed, and {name!r} came; the encoder has {', '.join(encoder.network.layers)}"
+            )
         return found[0]
 
 
@@ -117,7 +119,7 @@ class ImageSentenceMatch(GuidanceNode):
             if not regions.sets.keep.any(1).all():
                 place = int((~regions.sets.keep.any(1)).nonzero()[0])
                 raise ValueError(
-                    f"picture {place} has no regions, as its masks are empty; give it a mask that isn't, or leave it out"
+                    f"picture {place} has no regions, as its masks are empty; give it one that isn't, or leave it out"
                 )
         words = matcher.words(texts, regions.encoder)
         found = matcher.scores(regions, words, rerank)

@@ -31,7 +31,10 @@ def attended(images: Tensor, parts: Sequence[Part]) -> Tensor:
             square = middle(images[place])
             bright = relative(heat[row])
             for column, (name, shown) in enumerate(
-                [(f"picture {place}", square), *((word, lit(square, one)) for word, one in zip(words, bright, strict=True))]
+                [
+                    (f"picture {place}", square),
+                    *((word, lit(square, one)) for word, one in zip(words, bright, strict=True)),
+                ]
             ):
                 left = GAP + (CELL + GAP) * column
                 sheet.paste(as_picture(shown), (left, top))

@@ -1,4 +1,4 @@
-"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, looked at by the frozen scenes CLIP.
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen scenes CLIP sees them.
 
 Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
 
@@ -171,10 +171,14 @@ class Matching:
         self.curriculum = curriculum
         self.seen = torch.zeros((), dtype=torch.float64, device=device)
 
-    def __call__(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, network: nn.Module, batch: Batch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(network, Mmca)
         n = len(batch.words)
-        regions = Sets(batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device))
+        regions = Sets(
+            batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
+        )
         words = Sets(network.text(batch.words), batch.words > 0)
         first = network.global_scores(regions, words)
         rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))

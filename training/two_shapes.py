@@ -94,8 +94,7 @@ def swapped(pairs: Pairs, attribute: str) -> Pairs:
 def moved(pairs: Pairs) -> Pairs:
     """The same two shapes, each in the other's place."""
     first, second = (
-        replace(one, centre=other.centre)
-        for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first))
+        replace(one, centre=other.centre) for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first))
     )
     return Pairs(first, second, pairs.relation ^ 1)
 
@@ -129,7 +128,9 @@ class Sentences:
 
 
 def _noun(labels: list[int]) -> str:
-    shape, colour, texture = (CLASSES[name][label] if label >= 0 else "" for name, label in zip(ATTRIBUTES, labels, strict=True))
+    shape, colour, texture = (
+        CLASSES[name][label] if label >= 0 else "" for name, label in zip(ATTRIBUTES, labels, strict=True)
+    )
     return " ".join(word for word in (texture, colour, shape) if word)
 
 

@@ -30,7 +30,9 @@ def under(features: Tensor, masks: Tensor) -> Sets:
     height, width = features.shape[2:]
     weights = interpolate(masks.to(features), (height, width), mode="area")
     total = weights.sum((2, 3))
-    mean = torch.einsum("nchw,nkhw->nkc", features, weights) / total.clamp(min=torch.finfo(weights.dtype).tiny)[..., None]
+    mean = (
+        torch.einsum("nchw,nkhw->nkc", features, weights) / total.clamp(min=torch.finfo(weights.dtype).tiny)[..., None]
+    )
     rows, columns = (masks.amax(dim) > 0.5 for dim in (3, 2))  # [n k H], [n k W]
     (top, bottom), (left, right) = _ends(rows), _ends(columns)
     keep = rows.any(2) & (total > 0)

@@ -29,5 +29,8 @@ def test_recalls_are_saems():
         ("text_to_image", ranks(scores.T, right.T)),
     ):
         torch.testing.assert_close(
-            torch.tensor(list(recalls(found).values()), dtype=torch.float64), golden[f"recall.{name}"], rtol=1e-13, atol=0
+            torch.tensor(list(recalls(found).values()), dtype=torch.float64),
+            golden[f"recall.{name}"],
+            rtol=1e-13,
+            atol=0,
         )

@@ -114,7 +114,13 @@ def lies(home: str) -> dict[str, object]:
         MODEL: {"num_res_blocks": BLOCKS, "model_channels": WIDTHS, "channel_mult": LISTS, "attention": LISTS[3:]},
         CLASSIFIER: {"image_size": WIDTHS, "pool": ("evil", 7, None, ["attention"]), "out_channels": WIDTHS},
         ENCODER: {"blocks": LISTS, "strides": LISTS, "stem": LISTS, "heads": WIDTHS, "words": (7, [1], "ab", [[]])},
-        MATCHER: {"d": WIDTHS, "heads": WIDTHS, "text_layers": BLOCKS, "context": WIDTHS, "words": (7, [1], "ab", [[]])},
+        MATCHER: {
+            "d": WIDTHS,
+            "heads": WIDTHS,
+            "text_layers": BLOCKS,
+            "context": WIDTHS,
+            "words": (7, [1], "ab", [[]]),
+        },
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}

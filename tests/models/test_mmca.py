@@ -83,7 +83,9 @@ def test_a_score_is_that_of_the_pair_alone(network):
 
 def test_what_fills_up_a_set_changes_no_score(network):
     regions, words = full(draw(2, 4, 9)), full(draw(2, 3, 8, seed=1))
-    longer = [torch.cat([part.states, 9 * draw(2, 2, part.states.shape[2], seed=2)], dim=1) for part in (regions, words)]
+    longer = [
+        torch.cat([part.states, 9 * draw(2, 2, part.states.shape[2], seed=2)], dim=1) for part in (regions, words)
+    ]
     keep = [torch.arange(part.shape[1])[None].expand(2, -1) < part.shape[1] - 2 for part in longer]
     found = network(Sets(longer[0], keep[0]), Sets(longer[1], keep[1]))
     torch.testing.assert_close(found, network(regions, words), rtol=1e-5, atol=1e-6)
@@ -92,7 +94,9 @@ def test_what_fills_up_a_set_changes_no_score(network):
 @pytest.mark.parametrize("length", [1, 2])
 def test_sentences_shorter_than_a_window_have_a_score(network, length):
     alone = network(full(draw(1, 4, 9)), full(draw(1, length, 8, seed=1)))
-    padded = Sets(torch.cat([draw(1, length, 8, seed=1), torch.zeros(1, 3, 8)], dim=1), torch.arange(length + 3)[None] < length)
+    padded = Sets(
+        torch.cat([draw(1, length, 8, seed=1), torch.zeros(1, 3, 8)], dim=1), torch.arange(length + 3)[None] < length
+    )
     torch.testing.assert_close(alone, network(full(draw(1, 4, 9)), padded), rtol=1e-5, atol=1e-6)
 
 

@@ -115,7 +115,13 @@ def refused(execute, node, match, **inputs):
 def test_a_sentence_that_is_too_long_or_has_unknown_words_is_refused(execute, encoder, matcher, scenes):
     given = {"matcher": matcher, "regions": regions(execute, encoder, scenes[0])}
     long = "a red star left of a blue circle and a green heart"
-    refused(execute, "ImageSentenceMatch", "input 'text': .*has 13 words, this encoder reads 12; shorten it", text=f"{long} and", **given)
+    refused(
+        execute,
+        "ImageSentenceMatch",
+        "input 'text': .*has 13 words, this encoder reads 12; shorten it",
+        text=f"{long} and",
+        **given,
+    )
     refused(execute, "ImageSentenceMatch", "input 'text': .*does not know the word 'dog'", text="a dog", **given)
     refused(execute, "ImageSentenceMatch", "input 'text': it is empty", text=" ", **given)
 
@@ -126,13 +132,20 @@ def test_pictures_without_regions_are_refused(execute, encoder, matcher, scenes)
     masks[2] = 0
     found = regions(execute, encoder, images, masks=masks.flatten(0, 1))
     refused(
-        execute, "ImageSentenceMatch", "input 'regions': picture 2 has no regions", matcher=matcher, regions=found, text="a star"
+        execute,
+        "ImageSentenceMatch",
+        "input 'regions': picture 2 has no regions",
+        matcher=matcher,
+        regions=found,
+        text="a star",
     )
 
 
 def test_regions_of_another_width_are_refused(execute, encoder, matcher, scenes):
     found = regions(execute, encoder, scenes[0], layer="layer2")
-    match = r"input 'regions': .*229 numbers \(layer3 of scenes_clip.safetensors\), and 165 came \(layer2 of scenes_clip"
+    match = (
+        r"input 'regions': .*229 numbers \(layer3 of scenes_clip.safetensors\), and 165 came \(layer2 of scenes_clip"
+    )
     refused(execute, "ImageSentenceMatch", match, matcher=matcher, regions=found, text="a star")
 
 
@@ -143,7 +156,9 @@ def test_layers_and_masks_that_do_not_fit_are_refused(execute, encoder, scenes):
     refused(execute, "RegionFeatures", "input 'layer': one layer is needed", layer="layer2, layer3", **given)
     refused(execute, "RegionFeatures", "input 'layer': one layer is needed", layer="", **given)
     few, small = masks.flatten(0, 1)[:5], masks.flatten(0, 1)[..., :16]
-    refused(execute, "RegionFeatures", "input 'masks': 5 masks can't be shared out to 6", layer="layer3", masks=few, **given)
+    refused(
+        execute, "RegionFeatures", "input 'masks': 5 masks can't be shared out to 6", layer="layer3", masks=few, **given
+    )
     refused(execute, "RegionFeatures", "input 'masks': the masks are 16 x 32", layer="layer3", masks=small, **given)
 
 
@@ -174,7 +189,12 @@ def test_a_matcher_without_a_text_tower_takes_the_words_of_the_encoder(execute, 
     assert torch.tensor(said["scores"]).isfinite().all()
     wide = towerless(execute, 32, "towerless_32.safetensors")
     refused(
-        execute, "ImageSentenceMatch", "input 'matcher': .*words of 32 numbers.*have 64", matcher=wide, regions=found, text="a star"
+        execute,
+        "ImageSentenceMatch",
+        "input 'matcher': .*words of 32 numbers.*have 64",
+        matcher=wide,
+        regions=found,
+        text="a star",
     )
 
 

@@ -73,7 +73,9 @@ def pairs():
 
 def everything(pairs):
     true = torch.ones(len(pairs), dtype=torch.bool)
-    return sentences(pairs, true[:, None, None].expand(-1, 2, 3), true, ~true, torch.zeros(len(pairs), dtype=torch.long))
+    return sentences(
+        pairs, true[:, None, None].expand(-1, 2, 3), true, ~true, torch.zeros(len(pairs), dtype=torch.long)
+    )
 
 
 def test_both_shapes_lie_apart_inside_the_picture_as_the_relation_says(pairs):
@@ -119,7 +121,9 @@ def test_what_a_sentence_leaves_out_may_be_anything(pairs):
 
 
 def test_sentences_are_the_words_of_what_they_say():
-    said = Sentences(torch.tensor([[[3, 0, -1], [0, 4, 2]], [[3, 0, 1], [-1, -1, -1]]]), torch.tensor([0, -1]), torch.tensor([0, 2]))
+    said = Sentences(
+        torch.tensor([[[3, 0, -1], [0, 4, 2]], [[3, 0, 1], [-1, -1, -1]]]), torch.tensor([0, -1]), torch.tensor([0, 2])
+    )
     assert said.lines() == ["a red star left of a dotted blue circle", "striped red star"]
     lines = true_sentences(draw_pairs(300, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)).lines()
     assert {word for line in lines for word in line.split()} == set(WORDS)

@@ -20,10 +20,11 @@ from ....models.encoder import NoTextsError
 from ....models.mmca.network import Mmca, MmcaConfig, Sets
 from ....models.mmca.regions import BOX, cells
 from ..errors import about
-from ..guides.encoder import Encoder
 from ..gradients import make_differentiable
+from ..guides.encoder import Encoder
 from ..memory import hosted
 from .regions import Regions
+
 
 @dataclass(frozen=True)
 class Words:
@@ -64,12 +65,12 @@ class Matcher:
             )
 
     def layer_of(self, encoder: Encoder) -> str:
-        """The layer of an encoder whose cells it reads. Raises ValueError where there is none, or one of another width."""
+        """The layer of an encoder whose cells it reads. Raises ValueError where there is none, or of another width."""
         layer = self.config.layer
         if layer not in encoder.network.layers:
             raise ValueError(
-                f"{self.name} reads {layer or 'a layer that it does not name'} of {self.config.encoder or 'an encoder'}, "
-                f"and {encoder.name} has no such layer; use the encoder that it was trained on"
+                f"{self.name} reads {layer or 'a layer without a name'} of {self.config.encoder or 'an encoder'}, and "
+                f"{encoder.name} has no such layer; use the encoder that it was trained on"
             )
         mm.load_models_gpu(encoder.patchers)
         with torch.inference_mode(False), torch.no_grad():
@@ -111,8 +112,8 @@ class Matcher:
         except NoTextsError as error:
             with about("matcher"):
                 raise ValueError(
-                    f"{self.name} has no text tower of its own, and the regions are of {encoder.name}, which gives it no "
-                    "words; take regions of a CLIP that reads texts, or a matcher with words of its own"
+                    f"{self.name} has no text tower of its own, and the regions are of {encoder.name}, which gives it "
+                    "no words; take regions of a CLIP that reads texts, or a matcher with words of its own"
                 ) from error
         except ValueError as error:
             with about("text"):
