@@ -82,9 +82,9 @@ class ContactSheet(GuidanceNode):
             display_name="Contact Sheet",
             category="guidance/sampling",
             description="Lays all pictures out on one sheet, enlarged without smoothing, with captions.",
-            search_aliases=["grid", "image grid", "comparison"],
+            search_aliases=["grid", "image grid", "comparison", "对比图", "拼图"],
             inputs=[
-                io.Autogrow.Input("images", template=images),
+                io.Autogrow.Input("images", template=images, tooltip="Batches of one size; they follow each other."),
                 io.Int.Input(
                     "columns", default=8, min=0, max=64, tooltip="Pictures a row; 0 makes the sheet about square."
                 ),
@@ -103,7 +103,7 @@ class ContactSheet(GuidanceNode):
                     tooltip="Titles of the batches, one a line. Each batch then begins a row, under its title.",
                 ),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="One sheet.")],
         )
 
     @classmethod

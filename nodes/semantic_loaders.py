@@ -34,7 +34,7 @@ class LoadDiffusionAutoencoder(GuidanceNode):
             category=LOADERS,
             description="Loads a diffusion autoencoder: the MODEL that decodes, and the codec that reads and samples "
             "what pictures mean.",
-            search_aliases=["DiffAE", "semantic encoder", "z_sem"],
+            search_aliases=["DiffAE", "semantic encoder", "z_sem", "扩散自编码器", "语义编码"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
@@ -46,7 +46,13 @@ class LoadDiffusionAutoencoder(GuidanceNode):
                 *picture_inputs(),
                 precision_input(),
             ],
-            outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="Draws from a code: needs Apply Semantic as its positive."),
+                sockets.Codec.Output(
+                    display_name="codec", tooltip="Reads meaning out of pictures, turns dials, invents new codes."
+                ),
+                io.Vae.Output(tooltip="Turns its samples into pictures and back; without weights."),
+            ],
         )
 
     @classmethod
@@ -76,7 +82,7 @@ class LoadSemanticDirection(GuidanceNode):
             display_name="Load Semantic Direction",
             category=LOADERS,
             description="Loads a saved direction of meaning, or an attribute of DiffAE's published classifiers.",
-            search_aliases=["DiffAE attribute", "CelebA", "smile"],
+            search_aliases=["DiffAE attribute", "CelebA", "smile", "age", "concept slider", "微笑", "年龄", "属性"],
             inputs=[
                 io.Combo.Input(
                     "direction_name",
@@ -88,10 +94,15 @@ class LoadSemanticDirection(GuidanceNode):
                     options=list(CELEBA),
                     default="Smiling",
                     advanced=True,
-                    tooltip="Of a published classifier, which knows forty; a saved direction is one already.",
+                    tooltip="Which dial of a published file, which holds forty: Smiling, Young, ... A saved direction "
+                    "is one already and ignores this.",
                 ),
             ],
-            outputs=[sockets.SemanticDirection.Output(display_name="direction")],
+            outputs=[
+                sockets.SemanticDirection.Output(
+                    display_name="direction", tooltip="The dial: for Move Semantic and Sample Semantic."
+                )
+            ],
         )
 
     @classmethod

@@ -46,9 +46,12 @@ def weight_input(default: float, limit: float, tooltip: str, name: str = "streng
     return io.Float.Input(name, default=default, min=-limit, max=limit, step=0.05, tooltip=tooltip)
 
 
-def seed_input(tooltip: str, changes: bool = True) -> Any:
-    """`changes`: the editor may draw a new one after each run."""
-    options = _set(control_after_generate=changes)
+FIXED = "fixed"
+
+
+def seed_input(tooltip: str, changes: bool | str = True) -> Any:
+    """`changes`: the editor may draw a new one after each run; FIXED: not by itself."""
+    options: dict[str, Any] = {"control_after_generate": changes} if changes else {}
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip, **options)
 
 
@@ -65,9 +68,15 @@ def shown_inputs() -> list[Any]:
     """What a node needs that inverts pictures."""
     return [
         io.Conditioning.Input(
-            "conditioning", optional=True, tooltip="What the pictures show; pixel models can do without."
+            "conditioning",
+            optional=True,
+            tooltip="A prompt or class that says what the pictures show. Pixel models can do without.",
         ),
-        io.Vae.Input("vae", optional=True, tooltip="Needed where the model works on latents."),
+        io.Vae.Input(
+            "vae",
+            optional=True,
+            tooltip="The model's VAE. Needed where the model works on latents (SD1.5, SDXL, flow models).",
+        ),
     ]
 
 
