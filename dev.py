@@ -13,6 +13,7 @@
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
                                             --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
+    python dev.py locales                   locales/en anew, from the nodes; what other languages lack, and what is gone
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -284,7 +285,9 @@ def bench(version: str | None, arguments: list[str]) -> int:
 
 def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
-        sys.exit("train NAME: unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge")
+        sys.exit(
+            "train NAME: unet, hspace_unet, classifier, clip, matching, semantic_start, diffae, latent_prior, judge"
+        )
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
     pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)
     return module(name, *(str(Path(part).absolute()) if before in PATHS else part for before, part in pairs))
@@ -317,6 +320,11 @@ def workflow(version: str | None, arguments: list[str]) -> int:
     return 0
 
 
+def locales(version: str | None, arguments: list[str]) -> int:
+    os.environ["GUIDANCE_RECORD_LOCALES"] = "1"
+    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", "tests/test_help.py", *arguments])
+
+
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
 COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "demo": demo,
@@ -327,6 +335,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "convert": convert,
     "check": check,
     "workflow": workflow,
+    "locales": locales,
 }
 
 

@@ -52,6 +52,10 @@ class Networks:
         return self.execute("Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors")[0]
 
     @cached_property
+    def matcher(self):
+        return self.execute("Guidance_LoadMatcher", matcher_name="scenes_matcher.safetensors")[0]
+
+    @cached_property
     def classifier(self):
         return self.execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")[0]
 

@@ -52,15 +52,20 @@ def check_values(inputs: Sequence[Any], values: Mapping[str, Any], within: str =
         if entry.id not in values:
             continue
         with about(name):
-            if isinstance(entry, io.Int.Input | io.Float.Input):
-                _check_number(entry, value)
-            elif isinstance(entry, io.Combo.Input) and not name.endswith(FILE):
-                _check_choice(value, entry.options)
-            elif isinstance(entry, io.DynamicCombo.Input):
-                chosen = value.get(entry.id) if isinstance(value, Mapping) else value
-                _check_choice(chosen, [option.key for option in entry.options])
+            for one in value if isinstance(value, list) else [value]:  # a node that takes whole lists
+                _check_value(entry, name, one)
         if isinstance(value, Mapping):
             check_values(_inputs_within(entry, value), value, f"{name}.")
+
+
+def _check_value(entry: Any, name: str, value: Any) -> None:
+    if isinstance(entry, io.Int.Input | io.Float.Input):
+        _check_number(entry, value)
+    elif isinstance(entry, io.Combo.Input) and not name.endswith(FILE):
+        _check_choice(value, entry.options)
+    elif isinstance(entry, io.DynamicCombo.Input):
+        chosen = value.get(entry.id) if isinstance(value, Mapping) else value
+        _check_choice(chosen, [option.key for option in entry.options])
 
 
 def _inputs_within(entry: Any, value: Mapping[str, Any]) -> Sequence[Any]:

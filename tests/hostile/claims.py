@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from safetensors.torch import save, save_file
 
-from models import clip_noisy, diffae
+from models import clip_noisy, diffae, mmca
 from models.adm import CLASSIFIER as ADM_CLASSIFIER
 from models.adm import UNET
 from models.adm.network import ClassifierConfig, UNetConfig
@@ -18,8 +18,9 @@ from models.clip_noisy.network import ClipNoisyConfig
 from models.diffae.network import DiffAEConfig
 from models.glide import GLIDE as GLIDE_UNET
 from models.glide.network import GlideConfig
+from models.mmca.network import MmcaConfig
 
-from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MODEL, SEMANTIC, Case, content, empty
+from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SEMANTIC, Case, content, empty
 
 SHARED = {"model_channels": 8, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
 GLIDE = f"{MODEL}, GLIDE"  # a second kind of file for one reader
@@ -36,6 +37,10 @@ SMALL = {
             **{**SHARED, "text_width": 8, "text_layers": 1, "text_heads": 2, "context": 4},
             **{"out_channels": 6, "groups": 4, "vocabulary": 3, "words": ("a", "b", "c")},
         ),
+    ),
+    MATCHER: (
+        mmca.MMCA,
+        MmcaConfig(region=9, word=8, d=8, heads=2, inner=8, channels=4, words=("a", "red"), context=4),
     ),
     AUTOENCODER: (
         diffae.DIFFAE,
@@ -126,6 +131,13 @@ def lies(home: str) -> dict[str, object]:
         CLASSIFIER: {"image_size": WIDTHS, "pool": ("evil", 7, None, ["attention"]), "out_channels": WIDTHS},
         ENCODER: {"blocks": LISTS, "strides": LISTS, "stem": LISTS, "heads": WIDTHS, "words": (7, [1], "ab", [[]])},
         GLIDE: {"text_layers": BLOCKS, "text_width": WIDTHS, "context": WIDTHS, "vocabulary": WIDTHS, "words": WORDS},
+        MATCHER: {
+            "d": WIDTHS,
+            "heads": WIDTHS,
+            "text_layers": BLOCKS,
+            "context": WIDTHS,
+            "words": (7, [1], "ab", [[]]),
+        },
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}

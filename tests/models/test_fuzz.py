@@ -26,7 +26,7 @@ from pack.models.state_dict import CheckpointError, read
 
 LONG = bool(os.environ.get("GUIDANCE_FUZZ"))
 tried = settings(
-    max_examples=1500 if LONG else 60,
+    max_examples=400 if LONG else 60,
     derandomize=not LONG,
     deadline=None,
     database=None,
