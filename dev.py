@@ -11,8 +11,9 @@
     python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, diffae, latent_prior, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
-    python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
-                                            --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
+    python dev.py workflow NAME             its template in example_workflows, from its API form, its note and its picture;
+                                            --picture NAME: the picture shows its graph, for lack of a result;
+                                            --blueprints: those of subgraphs/
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -306,15 +307,16 @@ def check(version: str | None, arguments: list[str]) -> int:
 
 
 def workflow(version: str | None, arguments: list[str]) -> int:
-    script = "build.mjs"
-    if arguments[:1] == ["--picture"]:
-        script, arguments = "picture.mjs", arguments[1:]
+    scripts = {"--picture": ["build.mjs", "picture.mjs"], "--blueprints": ["blueprints.mjs"]}
+    kind, names = (arguments[0], arguments[1:]) if arguments[:1] and arguments[0] in scripts else ("", arguments)
     install_browser()
     folder = comfyui(version)
     flags = ("--cpu", "--input-directory", str(folder / "input"))  # the host's example picture lies there
     with running(folder, str(python()), flags=flags) as host:
-        run("node", ROOT / "workflows" / script, host.url, *arguments)
-    return 0
+        for script in scripts.get(kind, ["build.mjs"]):
+            run("node", ROOT / "workflows" / script, host.url, *names)
+    pictures = [name for name in names if (ROOT / "workflows" / "pictures" / f"{name}.jpg").exists()]
+    return module("bench.thumbnails", *pictures) if pictures else 0
 
 
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
