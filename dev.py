@@ -11,7 +11,7 @@
     python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, diffae, latent_prior, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
-    python dev.py workflow NAME             its template in example_workflows, from its API form, its note and its picture;
+    python dev.py workflow NAME             its template in example_workflows, from API form, note and picture;
                                             --picture NAME: the picture shows its graph, for lack of a result;
                                             --blueprints: those of subgraphs/
 
@@ -201,6 +201,7 @@ def test(version: str | None, arguments: list[str]) -> int:
         os.environ["GUIDANCE_TEST_DEVICE"] = device
     if chosen == ["browser"]:
         install_browser()
+        install_newest_frontend()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than threads for networks this small
     workers = min(4, os.cpu_count() or 1)  # they share a GPU, too, whose memory networks this small don't fill
     shared = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and chosen != ["browser"] else []
@@ -250,6 +251,14 @@ def install_browser() -> None:
         folder.mkdir(exist_ok=True)
         run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, "playwright-core@1.64.1")
     os.environ["GUIDANCE_PLAYWRIGHT"] = str(folder / "node_modules" / "playwright-core")
+
+
+def install_newest_frontend() -> None:
+    """The frontend that users of today get, beside the one that the host asks for."""
+    folder = cache() / "frontend"
+    install = (python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade")
+    run(*install, "--target", folder, "comfyui-frontend-package")
+    os.environ["GUIDANCE_NEWEST_FRONTEND"] = str(folder / "comfyui_frontend_package" / "static")
 
 
 def serve(version: str | None, arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """`python dev.py bench thumbnails NAME...`: the square picture of a template, out of workflows/pictures/NAME.jpg.
 
-Before and after side by side, under captions: workflows/thumbnails.json names the rows of the contact sheet that stand beside
-each other and the pictures of each. Without rows the whole picture is shown.
+Before and after side by side, under captions: workflows/thumbnails.json names the rows of the contact sheet that stand
+beside each other and the pictures of each. Without rows the whole picture is shown.
 """
 
 from __future__ import annotations

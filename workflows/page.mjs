@@ -28,7 +28,7 @@ export async function folded(api) {
     const { subgraph, node } = app.graph.convertToSubgraph(new Set(nodes));
     const outer = deepest.split("/");
     node.title = subgraph.name = outer.pop();
-    known.set(node, { group: nodes.map((node) => known.get(node).group).find(Boolean), inside: outer.join("/") });
+    known.set(node, { group: nodes.map((inner) => known.get(inner).group).find(Boolean), inside: outer.join("/") });
     node.properties.shown = { wanted: known.get(node).group, type: nodes.at(-1).type };
     for (const inner of nodes) known.delete(inner);
     for (const inner of subgraph._nodes) inner.size = inner.computeSize();
@@ -103,4 +103,20 @@ export function put({ places, groups }) {
   const workflow = app.graph.serialize();
   delete workflow.extra.ds;
   return workflow;
+}
+
+/** The one subgraph of a graph without the rest, with the widgets that its nodes show outside. */
+export function alone({ api, about }) {
+  const node = app.graph._nodes.find((node) => node.subgraph);
+  for (const other of [...app.graph._nodes]) if (other !== node) app.graph.remove(other);
+  const shown = Object.entries(api).flatMap(([id, { _meta }]) => (_meta.shown ?? []).map((widget) => [id, widget]));
+  node.properties = { proxyWidgets: shown };
+  node.pos = [0, 0];
+  node.setSize([280, node.computeSize()[1]]);
+  const workflow = app.graph.serialize();
+  const [definition] = workflow.definitions.subgraphs;
+  definition.category = "guidance";
+  definition.description = about;
+  workflow.extra = { BlueprintDescription: about };
+  return { title: node.title, workflow };
 }
