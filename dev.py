@@ -14,6 +14,7 @@
     python dev.py workflow NAME             its template in example_workflows, from API form, note and picture;
                                             --picture NAME: the picture shows its graph, for lack of a result;
                                             --blueprints: those of subgraphs/
+    python dev.py locales                   locales/en anew, from the nodes; what other languages lack, and what is gone
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -328,6 +329,11 @@ def workflow(version: str | None, arguments: list[str]) -> int:
     return module("bench.thumbnails", *pictures) if pictures else 0
 
 
+def locales(version: str | None, arguments: list[str]) -> int:
+    os.environ["GUIDANCE_RECORD_LOCALES"] = "1"
+    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", "tests/test_help.py", *arguments])
+
+
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
 COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "demo": demo,
@@ -338,6 +344,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "convert": convert,
     "check": check,
     "workflow": workflow,
+    "locales": locales,
 }
 
 

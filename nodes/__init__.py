@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     apply_guides,
     cfg,
+    convert,
     guides,
     hspace,
     hspace_pictures,
@@ -14,6 +15,7 @@ from . import (
     pictures,
     pixels,
     sampling,
+    scale_sheet,
     semantic,
     semantic_loaders,
     text_conditioning,
@@ -28,6 +30,7 @@ class GuidanceExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *loaders.NODES,
+            *convert.NODES,
             *guides.NODES,
             *apply_guides.NODES,
             *cfg.NODES,
@@ -39,6 +42,7 @@ class GuidanceExtension(ComfyExtension):
             *hspace_training.NODES,
             *pixels.NODES,
             *pictures.NODES,
+            *scale_sheet.NODES,
             *judging.NODES,
             *text_conditioning.NODES,
         ]

@@ -38,7 +38,8 @@ def check_numbers(inputs: Sequence[Any], values: Mapping[str, Any], within: str 
         name, value = f"{within}{entry.id}", values.get(entry.id)
         if isinstance(entry, io.Int.Input | io.Float.Input) and entry.id in values:
             with about(name):
-                _check_number(entry, value)
+                for one in value if isinstance(value, list) else [value]:  # a node that takes whole lists
+                    _check_number(entry, one)
         elif isinstance(value, Mapping):
             check_numbers(_inputs_within(entry, value), value, f"{name}.")
 

@@ -100,3 +100,18 @@ def test_the_limits_themselves_are_possible(numbers):
     for _, _, entry, _ in numbers:
         for value in (entry.min, entry.max, entry.default):
             check_numbers([entry], {entry.id: value})
+
+
+def windows(pack_nodes):
+    return [key for key, node in pack_nodes.items() if "start_percent" in {entry.id for entry in node.GET_SCHEMA().inputs}]
+
+
+def test_a_window_that_ends_before_it_starts_is_refused_before_anything_runs(pack_nodes):
+    assert len(windows(pack_nodes)) >= 9
+    for node_id in windows(pack_nodes):
+        node = pack_nodes[node_id]
+        said = node.validate_inputs(start_percent=0.8, end_percent=0.2)
+        assert said == "the window ends (0.2) before it starts (0.8); exchange start_percent and end_percent"
+        assert "not within 0 and 1" in node.validate_inputs(start_percent=float("nan"), end_percent=0.2)
+        assert node.validate_inputs(start_percent=0.2, end_percent=0.2) is True
+        assert node.validate_inputs(end_percent=0.0) is True  # the start comes from another node
