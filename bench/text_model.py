@@ -170,7 +170,9 @@ def plot(found: dict[str, Any]) -> None:
     if "enlarging" in found:
         cells = found["enlarging"]["noise"]
         for name in ("upsampler", "bicubic"):
-            axes[2].plot([float(key) for key in cells], [cell[name]["ssim"] for cell in cells.values()], "o-", label=name)
+            axes[2].plot(
+                [float(key) for key in cells], [cell[name]["ssim"] for cell in cells.values()], "o-", label=name
+            )
         axes[2].set_xlabel("deviation of the noise on the small picture")
         axes[2].set_ylabel("SSIM to the scene at 64 pixels")
         axes[2].legend()

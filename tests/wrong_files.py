@@ -121,10 +121,10 @@ def controlnet() -> Shapes:
     import comfy.cldm.cldm
     import comfy.ops
 
-    config = {key: value for key, value in unet("SD15").items() if key not in ("out_channels", "transformer_depth_output")}
-    network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3, **META, operations=comfy.ops.disable_weight_init
-    )
+    config = {
+        key: value for key, value in unet("SD15").items() if key not in ("out_channels", "transformer_depth_output")
+    }
+    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, **META, operations=comfy.ops.disable_weight_init)
     return of(network, "control_model.")
 
 
@@ -151,7 +151,9 @@ def sd3() -> Shapes:
 
     config = {"input_size": None, "pos_embed_scaling_factor": None, "pos_embed_max_size": 192, "patch_size": 2}
     config |= {"in_channels": 16, "depth": 24, "num_patches": 36864, "adm_in_channels": 2048}
-    config |= {"context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}}}
+    config |= {
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}}
+    }
     return of(host.MMDiT(**config, **META, operations=comfy.ops.disable_weight_init))
 
 
@@ -218,7 +220,11 @@ def ip_adapter() -> Shapes:
 
 def motion_module() -> Shapes:
     start = "down_blocks.0.motion_modules.0.temporal_transformer"
-    parts = {"norm.weight": (320,), "proj_in.weight": (320, 320), "transformer_blocks.0.attention_blocks.0.to_q.weight": (320, 320)}
+    parts = {
+        "norm.weight": (320,),
+        "proj_in.weight": (320, 320),
+        "transformer_blocks.0.attention_blocks.0.to_q.weight": (320, 320),
+    }
     return {f"{start}.{key}": shape for key, shape in parts.items()}
 
 
@@ -249,13 +255,23 @@ def upscaler() -> Shapes:
 def pixel_diffusers() -> Shapes:
     """google/ddpm-celebahq-256's UNet2DModel."""
     found: Shapes = {"conv_in.weight": (128, 3, 3, 3), "time_embedding.linear_1.weight": (512, 128)}
-    found |= {"down_blocks.0.resnets.0.conv1.weight": (128, 128, 3, 3), "mid_block.attentions.0.query.weight": (512, 512)}
-    return found | {"down_blocks.0.resnets.0.time_emb_proj.weight": (128, 512), "up_blocks.0.resnets.0.norm1.weight": (1024,)}
+    found |= {
+        "down_blocks.0.resnets.0.conv1.weight": (128, 128, 3, 3),
+        "mid_block.attentions.0.query.weight": (512, 512),
+    }
+    return found | {
+        "down_blocks.0.resnets.0.time_emb_proj.weight": (128, 512),
+        "up_blocks.0.resnets.0.norm1.weight": (1024,),
+    }
 
 
 def language_model() -> Shapes:
     """Qwen2.5-VL, a text encoder of Qwen-Image."""
-    layer = {"self_attn.q_proj.weight": (3584, 3584), "input_layernorm.weight": (3584,), "mlp.gate_proj.weight": (18944, 3584)}
+    layer = {
+        "self_attn.q_proj.weight": (3584, 3584),
+        "input_layernorm.weight": (3584,),
+        "mlp.gate_proj.weight": (18944, 3584),
+    }
     layer |= {"self_attn.k_proj.bias": (512,), "post_attention_layernorm.weight": (3584,)}
     layers = {f"model.layers.{index}.{key}": shape for index in range(28) for key, shape in layer.items()}
     return {"model.embed_tokens.weight": (152064, 3584), **layers, "model.norm.weight": (3584,)}
@@ -268,8 +284,10 @@ def checkpoint(family: str) -> Shapes:
         return network | vae_keys("first_stage_model.")
     text = {
         "SD15": lambda: clip_text("sd1_clip_config.json", "cond_stage_model.transformer."),
-        "SDXL": lambda: clip_text("sd1_clip_config.json", "conditioner.embedders.0.transformer.")
-        | {"conditioner.embedders.1.model.transformer.resblocks.0.ln_1.weight": (1280,)},
+        "SDXL": lambda: (
+            clip_text("sd1_clip_config.json", "conditioner.embedders.0.transformer.")
+            | {"conditioner.embedders.1.model.transformer.resblocks.0.ln_1.weight": (1280,)}
+        ),
     }[family]()
     return unet_keys(family, "model.diffusion_model.") | text | vae_keys("first_stage_model.")
 

@@ -11,11 +11,12 @@ import { asked, folded, noted, opened, put } from "./page.mjs";
 
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
-const titles = JSON.parse(fs.readFileSync(path.join(folder, "names.json")));
+const titles = JSON.parse(fs.readFileSync(path.join(folder, "browser", "names.json")));
 const NOTE_WIDTHS = [380, 460, 560, 700, 800];
 const LOOK = /^(SaveImage|PreviewImage|PreviewAny|RepeatImageBatch|Guidance_(ContactSheet|GuideReport|RankImages|CLIPScore|ZeroShotClassify))$/;
 const LOAD = /Load|TextEncode|ClassConditioning|TextConditioning|Empty|ImageScale|Mask|EncoderFrom|FluxGuidance/;
 const SAMPLE = /Sampler|Scheduler|Sigmas|Guider|Noise|VAEDecode|Inversion|StochasticEncode/;
+const DRAWS = /^(KSampler|KSamplerAdvanced|SamplerCustomAdvanced|Guidance_ClassifierGuidedSampler)$/; // with a live preview
 
 /** By what its nodes do; of a subgraph, by its last node. */
 function groupOf(type) {
@@ -28,7 +29,7 @@ const { browser, page } = await openFrontend(url);
 await page.evaluate(() => (app.canvas.pause_rendering = true)); // nobody looks
 for (const name of names) {
   const title = titles[name];
-  if (!title) throw new Error(`${name} has no name to be seen in the template browser; give it one in workflows/names.json`);
+  if (!title) throw new Error(`${name} has no name to be seen in the template browser; give it one in workflows/browser/names.json`);
   const api = JSON.parse(fs.readFileSync(path.join(folder, "api", `${name}.json`)));
   const note = fs.readFileSync(path.join(folder, "api", `${name}.md`), "utf8");
   await modern(true); // before the graph is there: its nodes get sizes of their own
@@ -37,10 +38,11 @@ for (const name of names) {
   const { boxes, notes } = await measured();
   for (const box of boxes) box.group = box.wanted ?? groupOf(box.type);
   for (const box of boxes) box.grows = /^(SaveImage|PreviewImage)$/.test(box.type);
-  if (process.env.DEBUG) console.log(JSON.stringify(boxes), JSON.stringify(notes));
+  for (const box of boxes) box.draws = box.folded || DRAWS.test(box.type);
   const block = layout(boxes, notes);
   if (!block) {
-    console.log(`${name}: FAILS ${boxes.length} nodes`, JSON.stringify(boxes.map((box) => [box.group[0], box.type.replace("Guidance_", ""), Math.round(box.width), box.height])), JSON.stringify(notes));
+    console.error(`${name} fits no block of 1800 x 1000: name parts of it with "inside" in _meta, or shorten its note`);
+    process.exitCode = 1;
     continue;
   }
   const workflow = await page.evaluate(put, block);

@@ -68,6 +68,8 @@ function columns(boxes, limit) {
     if (column) column.boxes.push(box);
     else found.push({ boxes: [box] });
   }
+  // what draws comes last, so that its preview covers nothing
+  for (const column of found) column.boxes.sort((a, b) => Number(a.draws) - Number(b.draws));
   for (const column of found) column.width = Math.max(...column.boxes.map((box) => box.width));
   return found;
 }

@@ -63,7 +63,8 @@ export function asked() {
     const element = dom && document.querySelector(`[data-node-id="${node.id}"]`);
     const [width, height] = element ? [0, element.offsetHeight - bar] : node.computeSize();
     const title = pen.measureText(node.title).width + 70; // and what stands beside it
-    return { id: node.id, type: shown.type, wanted: group ?? shown.wanted, width: Math.max(250, width, title), height: height + bar };
+    const size = { width: Math.max(250, width, title), height: height + bar };
+    return { id: node.id, type: shown.type, wanted: group ?? shown.wanted, folded: Boolean(node.subgraph), ...size };
   });
 }
 

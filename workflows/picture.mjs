@@ -7,7 +7,7 @@ import { openFrontend } from "./frontend.mjs";
 
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
-const titles = JSON.parse(fs.readFileSync(path.join(folder, "names.json")));
+const titles = JSON.parse(fs.readFileSync(path.join(folder, "browser", "names.json")));
 
 const { browser, page } = await openFrontend(url);
 await page.addStyleTag({

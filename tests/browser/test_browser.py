@@ -15,7 +15,7 @@ HARMLESS = re.compile(
     r"status of (404|403)|ERR_|Content Security Policy|api\.comfy\.org|googletag|firebase|graph accessed before",
     re.IGNORECASE,
 )
-NAMES = json.loads((ROOT / "workflows" / "names.json").read_text("utf-8"))
+NAMES = json.loads((ROOT / "workflows" / "browser" / "names.json").read_text("utf-8"))
 FIRST = "1 Start here"
 QUEUED = [
     "text_guidance",

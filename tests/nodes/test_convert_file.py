@@ -65,7 +65,9 @@ def test_a_file_is_converted_once(lightning, execute):
         execute("Guidance_ConvertFile", file_name=f"guidance_models/{FOLDER}/last.ckpt")
 
 
-@pytest.mark.parametrize("name", ["guidance_models/scenes_unet.safetensors", "guidance_models/../x.ckpt", "checkpoints/a.ckpt", ""])
+@pytest.mark.parametrize(
+    "name", ["guidance_models/scenes_unet.safetensors", "guidance_models/../x.ckpt", "checkpoints/a.ckpt", ""]
+)
 def test_nothing_but_the_packs_own_pickles_can_be_named(execute, name):
     with pytest.raises(ValueError, match=r"input 'file_name': there is no file"):
         execute("Guidance_ConvertFile", file_name=name)

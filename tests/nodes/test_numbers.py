@@ -103,7 +103,9 @@ def test_the_limits_themselves_are_possible(numbers):
 
 
 def windows(pack_nodes):
-    return [key for key, node in pack_nodes.items() if "start_percent" in {entry.id for entry in node.GET_SCHEMA().inputs}]
+    return [
+        key for key, node in pack_nodes.items() if "start_percent" in {entry.id for entry in node.GET_SCHEMA().inputs}
+    ]
 
 
 def test_a_window_that_ends_before_it_starts_is_refused_before_anything_runs(pack_nodes):

@@ -63,10 +63,16 @@ def row(loss, push, capped=0.0):
 @pytest.mark.parametrize(
     "rows, said",
     [
-        ([row(2.0, 0.02), row(1.99, 0.04)], r"style hardly acts \(lambda 0.03, .* 100 % of its start\): raise its weight"),
+        (
+            [row(2.0, 0.02), row(1.99, 0.04)],
+            r"style hardly acts \(lambda 0.03, .* 100 % of its start\): raise its weight",
+        ),
         ([row(2.0, 0.5), row(1.0, 0.5)], "style acts: its loss went to 50 % of its start"),
         ([row(2.0, 0.5), row(2.0, 0.5)], "style pushes and does not arrive .*: another encoder, more views"),
-        ([row(2.0, 3.0, 1.0), row(1.0, 3.0, 0.8)], "style is cut in 90 % of the looks .*: lower its weight, or raise cap"),
+        (
+            [row(2.0, 3.0, 1.0), row(1.0, 3.0, 0.8)],
+            "style is cut in 90 % of the looks .*: lower its weight, or raise cap",
+        ),
         ([row(-2.0, 0.5), row(-3.0, 0.5)], "style acts: its loss went to 50 % of its start"),
         ([row(0.0, 0.5), row(-0.5, 0.5)], "style acts: its loss went to 50 % of its start"),
         ([row(None, None, None)], "style: no number of it is finite; use another encoder"),

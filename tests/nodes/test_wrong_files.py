@@ -83,7 +83,9 @@ def test_a_run_without_the_hosts_validation_says_the_same(wrong, execute, node_i
 
 
 @pytest.mark.parametrize("node_id", LOADERS)
-def test_lists_have_none_of_them_but_pickles_and_files_that_can_not_be_read(wrong, pack_nodes, node_id, caplog, monkeypatch):
+def test_lists_have_none_of_them_but_pickles_and_files_that_can_not_be_read(
+    wrong, pack_nodes, node_id, caplog, monkeypatch
+):
     from pack.nodes.host import files
 
     monkeypatch.setattr(files, "PATIENCE", 600)
@@ -171,7 +173,9 @@ def test_a_saved_direction_is_sent_to_its_loader(pack_nodes, tmp_path):
 
 def test_a_file_that_is_gone_is_asked_for_before_anything_runs(pack_nodes):
     (error,) = validated(pack_nodes, "Guidance_LoadModel", model_name="nothing.pt")
-    assert error["details"].startswith("model_name - there is no file 'nothing.pt'; put it into ComfyUI/models/guidance_m")
+    assert error["details"].startswith(
+        "model_name - there is no file 'nothing.pt'; put it into ComfyUI/models/guidance_m"
+    )
 
 
 def test_a_linked_name_is_left_to_the_run(pack_nodes):

@@ -8,7 +8,7 @@ from conftest import ROOT
 pytestmark = pytest.mark.server
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 TEMPLATES = ROOT / "example_workflows"
-NAMES = json.loads((ROOT / "workflows" / "names.json").read_text("utf-8"))
+NAMES = json.loads((ROOT / "workflows" / "browser" / "names.json").read_text("utf-8"))
 ONLY_IN_THE_EDITOR = {"MarkdownNote", "Note"}
 
 

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 FOLDER, TEMPLATES = ROOT / "workflows", ROOT / "example_workflows"
 API = sorted((FOLDER / "api").glob("*.json"))
-NAMES = json.loads((FOLDER / "names.json").read_text("utf-8"))
+NAMES = json.loads((FOLDER / "browser" / "names.json").read_text("utf-8"))
 TITLE_BAR, PADDING = 30, 10  # of a node; around what the frontend fits
 SCREEN, MARGIN = (1600, 960), 0.75  # a window of 1600 x 1000 without its tabs; how much of it the frontend fills
 BLOCK = (1800, 1000)
@@ -46,9 +46,9 @@ def test_the_first_template_by_name_is_where_one_starts():
     assert min(NAMES.values()) == "1 Start here"
 
 
-def test_no_other_folder_that_the_host_looks_for_templates_in_holds_any():
-    for name in ("example", "examples", "workflow", "workflows"):
-        assert not list((ROOT / name).glob("*.json")) or name == "workflows"
+@pytest.mark.parametrize("name", ["example", "examples", "workflow", "workflows"])
+def test_no_other_folder_that_the_host_takes_for_templates_holds_a_file_of_their_kind(name):
+    assert list((ROOT / name).glob("*.json")) == []
 
 
 @every_template
