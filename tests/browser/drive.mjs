@@ -77,8 +77,8 @@ async function ran() {
   const { output } = await page.evaluate(() => app.graphToPrompt());
   const prompt = Object.fromEntries(Object.entries(output).map(([id, { class_type, inputs }]) => [id, { class_type, inputs }]));
   const done = ended();
-  await page.evaluate(() => app.queuePrompt(0, 1));
-  return { outcome: await done, prompt };
+  const accepted = await page.evaluate(() => app.queuePrompt(0, 1));
+  return { outcome: accepted === false ? "refused" : await done, prompt };
 }
 
 /** A blueprint out of the node library onto the canvas, in the place of the nodes that it is made of. */
