@@ -3,7 +3,7 @@
 Captions with all four attributes, judged by a network that no guide and no training has seen. Classifier-free guidance
 at several scales against CLIP guidance (Text Guide on the noise-aware encoder, no classifier-free guidance) at several
 weights: 64 captions, 4 pictures each, the same noise everywhere, 25 steps of euler_ancestral. Match of all four,
-distance between the pictures of a caption, KID to rendered scenes. Then 256 captions, a picture each, at the best scale.
+distance between the pictures of a caption, KID to rendered scenes. Then 256 captions at the best scale.
 
 The small upsampler: 256 rendered scenes of 32 pixels enlarged to 64, against the same scenes rendered at 64 and against
 bicubic enlarging; and with noise on the small pictures. Writes `bench/results/text_model.json` and two plots; resumes.

@@ -105,7 +105,11 @@ FILES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("^decoder.layers.0.weight$ & ^encoder.layers.0.weight$",),
     ),
     ("a VAE", VAE, ("^decoder.up.0.block.0.", "^first_stage_model.decoder.")),
-    ("a VAE", VAE, ("^decoder.up_blocks.0.", "^decoder.middle.0.residual.", "^decoder.conv_in.", "^decoder.mid.block_1.")),
+    (
+        "a VAE",
+        VAE,
+        ("^decoder.up_blocks.0.", "^decoder.middle.0.residual.", "^decoder.conv_in.", "^decoder.mid.block_1."),
+    ),
     # text encoders and encoders of pictures
     ("a CLIP of transformers, with both towers", VISION, ("text_model.encoder. & vision_model.encoder.",)),
     ("a SigLIP vision model", VISION, ("vision_model.head.attention.",)),
@@ -121,13 +125,21 @@ FILES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         f"{NATIVE}; of SigLIP or DINO take ComfyUI's own file with Load CLIP Vision and Encoder from CLIP Vision",
         ("^visual.trunk.", "^module.visual.trunk."),
     ),
-    ("an open_clip model of another layout", NATIVE, ("^visual.blocks.0.", "^text_decoder.", "^text.transformer. & ^visu")),
+    (
+        "an open_clip model of another layout",
+        NATIVE,
+        ("^visual.blocks.0.", "^text_decoder.", "^text.transformer. & ^visu"),
+    ),
     # networks of other uses
     ("an upscaler", into("upscale_models", "Load Upscale Model"), ("^body.0.rdb1.", "^model.1.sub.0.RDB1.", "RRDB_tr")),
     (
         "a classifier of clean pictures",
         "classifier guidance needs one that was trained on noisy pictures, such as 256x256_classifier.pt of ADM",
-        ("^layer1.0.conv1.weight$ & ^fc.weight$", "^blocks.0.attn.qkv. & ^head.weight$", "^vit.encoder. & ^classifier."),
+        (
+            "^layer1.0.conv1.weight$ & ^fc.weight$",
+            "^blocks.0.attn.qkv. & ^head.weight$",
+            "^vit.encoder. & ^classifier.",
+        ),
     ),
 )
 BEGINNINGS = (

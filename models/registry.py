@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, vgg
+from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, mmca, vgg
 from .architecture import DESCRIPTION, Architecture, Checkpoint, first_fitting, own_names, parse
 from .diffae.attributes import CELEBA
 from .state_dict import CheckpointError, StateDict, outline, read
@@ -26,16 +26,19 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     clip.CLIP,
     lpips.LPIPS_DISTANCE,
     vgg.VGG,
+    mmca.MMCA,
 )
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
-MODEL, CLASSIFIER, ENCODER, AUTOENCODER = "model", "classifier", "encoder", "diffusion autoencoder"
+MODEL, CLASSIFIER, ENCODER, MATCHER = "model", "classifier", "encoder", "matcher"
+AUTOENCODER = "diffusion autoencoder"
 HSPACE, SEMANTIC = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
 HOMES = {  # what a file can be used as: folder, and the node that loads it
     MODEL: ("guidance_models", "Load Guidance Model"),
     AUTOENCODER: ("guidance_models", "Load Diffusion Autoencoder"),
     CLASSIFIER: ("guidance_classifiers", "Load Guidance Classifier"),
     ENCODER: ("guidance_encoders", "Load Guidance Encoder"),
+    MATCHER: ("guidance_matchers", "Load Matcher"),
     HSPACE: ("guidance_directions", "Load HSpace Direction"),
     SEMANTIC: ("guidance_directions", "Load Semantic Direction"),
 }
@@ -44,7 +47,7 @@ Reader = Callable[[Path], tuple[dict[str, Tensor], dict[str, str]]]
 
 
 def load_checkpoint(path: str | Path, kind: str, reader: Reader = read) -> Checkpoint:
-    """Reads a file and checks it. `kind`: "model", "classifier" or "encoder"; CheckpointError if it is another."""
+    """Reads a file and checks it. `kind`: that of an `Architecture`; CheckpointError if it is another."""
     path = Path(path)
     state, metadata = _whole(path, reader)
     check_use_as(kind, state, metadata, path.name)

@@ -12,6 +12,7 @@ from . import (
     hspace_training,
     judging,
     loaders,
+    matching,
     pictures,
     pixels,
     sampling,
@@ -44,5 +45,6 @@ class GuidanceExtension(ComfyExtension):
             *pictures.NODES,
             *scale_sheet.NODES,
             *judging.NODES,
+            *matching.NODES,
             *text_conditioning.NODES,
         ]

@@ -25,7 +25,7 @@ class ConvertFile(GuidanceNode):
                 io.Combo.Input(
                     "file_name",
                     options=pickles(),
-                    tooltip="A .ckpt, .pt, .pth or .bin in one of this pack's folders, guidance_models and its sisters.",
+                    tooltip="A .ckpt, .pt, .pth or .bin in one of this pack's folders, guidance_models and others.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],

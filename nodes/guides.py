@@ -11,18 +11,20 @@ from ..guidance.clip_energy import DISTANCES
 from ..guidance.structure_energy import METHODS
 from ..guidance.weight import CURVES, Weight
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import about
 from .host.guides.classifier import HostClassifier
 from .host.guides.encoder import Encoder
 from .host.guides.guide import (
     Guide,
     classifier_guide,
     content_guide,
+    match_guide,
     palette_guide,
     structure_guide,
     style_guide,
     text_guide,
 )
+from .host.judging.matcher import Matcher
 from .host.pictures import to_pixels
 from .pixels import CLASS_LABEL_TOOLTIP
 from .widgets import WindowNode, weight_input, window_inputs
@@ -198,6 +200,43 @@ class TextGuide(WindowNode):
         strength = strength_of(weight, start_percent, end_percent, curve)
         with about("text"):
             return guide_output(text_guide(encoder, text, strength, loss, mask))
+
+
+class MatchGuide(WindowNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_MatchGuide",
+            display_name="Match Guide",
+            category=CATEGORY,
+            description="Steers towards a sentence about several things, measured by a matcher's cross attention: "
+            "which colour belongs to which shape, and what stands where.",
+            search_aliases=["MMCA", "image sentence matching", "attribute binding", "compositional"],
+            inputs=[
+                encoder_input(),
+                sockets.Matcher.Input("matcher", tooltip="Load Matcher; it was trained with this encoder."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
+                *weight_inputs(),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        matcher: Matcher,
+        text: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = strength_of(weight, start_percent, end_percent, curve)
+        with about("encoder"):
+            return guide_output(match_guide(encoder, matcher, text, strength, mask))
 
 
 class ContentGuide(WindowNode):
@@ -393,4 +432,12 @@ class PaletteGuide(WindowNode):
         return guide_output(palette_guide(read_reference(image), strength, mask))
 
 
-NODES: list[type[io.ComfyNode]] = [TextGuide, ContentGuide, StructureGuide, StyleGuide, PaletteGuide, ClassifierGuide]
+NODES: list[type[io.ComfyNode]] = [
+    TextGuide,
+    ContentGuide,
+    StructureGuide,
+    StyleGuide,
+    PaletteGuide,
+    ClassifierGuide,
+    MatchGuide,
+]

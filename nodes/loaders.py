@@ -13,7 +13,7 @@ from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.glide_clip import GLIDE_CLIP_IMAGE
-from ..models.registry import CLASSIFIER, ENCODER, MODEL, load_checkpoint
+from ..models.registry import CLASSIFIER, ENCODER, MATCHER, MODEL, load_checkpoint
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
@@ -21,6 +21,7 @@ from .host.files import choices, locate, usable
 from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
+from .host.judging.matcher import Matcher
 from .host.model import guesses_of
 from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
@@ -241,6 +242,40 @@ class LoadEncoder(GuidanceNode):
         return Path(locate("encoders", encoder_name)).stat().st_mtime
 
 
+class LoadMatcher(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadMatcher",
+            display_name="Load Matcher",
+            category="guidance/loaders",
+            description="Loads what tells how well pictures fit sentences about several things: MMCA, of which the "
+            "pack has a small one.",
+            search_aliases=["MMCA", "image sentence matching", "retrieval"],
+            inputs=[
+                io.Combo.Input(
+                    "matcher_name",
+                    options=choices("matchers", MATCHER),
+                    tooltip="A file in ComfyUI/models/guidance_matchers, or the pack's own small matcher.",
+                ),
+            ],
+            outputs=[sockets.Matcher.Output(display_name="matcher")],
+        )
+
+    @classmethod
+    def run(cls, matcher_name: str) -> io.NodeOutput:
+        with about("matcher_name"):
+            return io.NodeOutput(Matcher(load_checkpoint(locate("matchers", matcher_name), MATCHER)))
+
+    @classmethod
+    def fingerprint_inputs(cls, matcher_name: str, **_: Any) -> float:
+        return Path(locate("matchers", matcher_name)).stat().st_mtime
+
+    @classmethod
+    def validate_inputs(cls, matcher_name: str | None = None) -> bool | str:
+        return usable("matchers", matcher_name, MATCHER)
+
+
 class EncoderFromClipVision(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -265,4 +300,4 @@ class EncoderFromClipVision(GuidanceNode):
             return io.NodeOutput(encoder_from(clip_vision, clip))
 
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision]
+NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision, LoadMatcher]

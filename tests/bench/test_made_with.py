@@ -11,6 +11,7 @@ from bench import judge, made_with
 RESULTS, WORKFLOWS = ROOT / "bench" / "results", ROOT / "workflows"
 PICTURES = WORKFLOWS / "pictures"
 COSTS = {"adm_speed", "cfg_guider", "gpu_cost", "guide_cost", "guided_step", "hspace_cost", "launches"}  # of networks
+TRUE = {"matching"}  # whose answers are known, so that nothing judges
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt")
 FIGURES = sorted(path for path in RESULTS.glob("*.json") if path.stem not in COSTS | {"judge", "made_with"})
 
@@ -39,7 +40,7 @@ def shows_its_result(path):
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_a_figure_was_measured_on_the_files_that_ship(path):
     made = json.loads(path.read_text("utf-8"))["made_with"]
-    assert made == shipped(made) and "bench/judge/judge.safetensors" in made
+    assert made == shipped(made) and ("bench/judge/judge.safetensors" in made or path.stem in TRUE)
 
 
 def test_the_judges_own_figures_are_this_judges():

@@ -95,11 +95,11 @@ def test_a_linked_value_of_another_kind_or_size_is_refused(pack_nodes, value):
 
 
 def test_the_limits_themselves_are_possible(numbers):
-    from pack.nodes.host.errors import check_numbers
+    from pack.nodes.host.errors import check_values
 
     for _, _, entry, _ in numbers:
         for value in (entry.min, entry.max, entry.default):
-            check_numbers([entry], {entry.id: value})
+            check_values([entry], {entry.id: value})
 
 
 def windows(pack_nodes):
