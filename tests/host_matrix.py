@@ -28,8 +28,8 @@ DIFFERENCES = """
 - Before 0.24 a U-Net of the host (SD1.5, SDXL) shows nodes nothing behind its middle block. HSpace Edit evaluates the
   whole network again there, where later versions run its decoder half, and in half precision a small asymmetric edit is
   lost in rounding. The log says so, once. This pack's own models don't mind.
-- Before 0.24 there is no Dual Model CFG Guider, before 0.27 no node that multiplies a CONDITIONING: nothing of this pack
-  needs them.
+- Before 0.24 there is no Dual Model CFG Guider, before 0.27 no node that multiplies a CONDITIONING: nothing of this
+  pack needs them.
 """
 LACKS = "\n## What was skipped, and why\n\n"
 
