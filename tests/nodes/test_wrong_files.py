@@ -19,8 +19,9 @@ LOADERS = {
     "Guidance_LoadEncoder": ("encoders", "encoder_name"),
     "Guidance_LoadHSpaceDirection": ("directions", "direction_name"),
     "Guidance_LoadSemanticDirection": ("directions", "direction_name"),
+    "Guidance_LoadMatcher": ("matchers", "matcher_name"),
 }
-KINDS = ("models", "classifiers", "encoders", "directions")
+KINDS = ("models", "classifiers", "encoders", "directions", "matchers")
 
 
 @pytest.fixture(scope="module")
