@@ -25,10 +25,12 @@ class ConvertFile(GuidanceNode):
                 io.Combo.Input(
                     "file_name",
                     options=pickles(),
-                    tooltip="A .ckpt, .pt, .pth or .bin in one of this pack's folders, guidance_models and others.",
+                    tooltip="A .ckpt, .pt, .pth or .bin in guidance_models or another of this pack's folders.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="report")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="What was written, what was kept and what left out.")
+            ],
             is_output_node=True,
         )
 

@@ -88,7 +88,7 @@ class ScaleSheet(GuidanceNode):
                 io.String.Input("setting", default="weight", tooltip="What the values are called over the rows."),
                 io.Int.Input("scale", default=4, min=1, max=16, tooltip="Each pixel becomes a square of this side."),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="One sheet.")],
         )
 
     @classmethod

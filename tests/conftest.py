@@ -76,6 +76,7 @@ def comfy(tmp_path_factory):
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args
+    import utils.extra_config  # as the host does: `nodes` puts a folder in front in which `utils` is another
 
     import nodes
 
