@@ -23,9 +23,11 @@ async function started() {
   const category = page.getByText(pack, { exact: true }).first();
   if (!(await category.isVisible())) await page.getByText("Extensions", { exact: true }).first().click();
   await category.click();
-  await card.waitFor({ timeout: 30_000 });
   await page.waitForTimeout(2000);
   await shoot("template_browser");
+  await page.getByPlaceholder(/search/i).last().fill("start"); // they come in the order of the disk
+  await card.waitFor({ timeout: 30_000 });
+  await shoot("template_found");
   await card.click();
   await page.waitForFunction(() => app.graph._nodes.some((node) => node.type.startsWith("Guidance_")), null, { timeout: 30_000 });
   await page.waitForTimeout(1500);
