@@ -24,7 +24,7 @@ class ScaleValues(GuidanceNode):
             category=CATEGORY,
             description="Several values of one setting, each with several seeds: what hangs on them runs once for each "
             "pair. Scale Sheet lays the pictures out.",
-            search_aliases=["XY plot", "weight sweep", "parameter sweep", "seed grid", "compare weights"],
+            search_aliases=["XY plot", "weight sweep", "parameter sweep", "seed grid", "compare weights", "参数对比"],
             inputs=[
                 io.String.Input(
                     "values",
@@ -75,7 +75,7 @@ class ScaleSheet(GuidanceNode):
             category=CATEGORY,
             description="The pictures of Scale Values on one sheet: a row for each value, a column for each seed, with "
             "captions.",
-            search_aliases=["XY plot", "grid", "weight sweep", "seed grid", "comparison"],
+            search_aliases=["XY plot", "grid", "weight sweep", "seed grid", "comparison", "对比图"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures, as they come out of VAE Decode."),
@@ -88,7 +88,7 @@ class ScaleSheet(GuidanceNode):
                 io.String.Input("setting", default="weight", tooltip="What the values are called over the rows."),
                 io.Int.Input("scale", default=4, min=1, max=16, tooltip="Each pixel becomes a square of this side."),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="One sheet.")],
         )
 
     @classmethod
