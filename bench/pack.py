@@ -24,7 +24,7 @@ class Pack:
 def ksampler(
     model: Any, cfg: float, positive: Any, negative: Any, noise: Tensor, steps: int, sampler: str = "ddim"
 ) -> Tensor:
-    """Pictures from given noise, by the host's sampler on its normal schedule; fresh noise of later steps has seed 0."""
+    """Pictures from given noise, by the host's sampler on its normal schedule; later steps' noise has seed 0."""
     import comfy.sample
 
     options = {"disable_pbar": True, "seed": 0}

@@ -124,7 +124,7 @@ def _is_safetensors(path: Path) -> bool:
     if head[:4] == ZIP or head[:1] == PICKLE:
         return False
     if known := foreign_beginning(head):
-        raise ForeignError(f"{path.name} is {known}")
+        raise CheckpointError(f"{path.name} is {known}")
     start = f"it begins with {head[:8]!r}" if head else "it is empty"
     raise CheckpointError(
         f"{path.name} is neither a safetensors file nor a PyTorch state dict ({start}); "

@@ -190,7 +190,7 @@ def _scale_of(condition: Condition, first: bool) -> Any:
     return (lambda progress: weight.above(1.0, progress)) if first else weight
 
 
-class CFGPatch(WindowNode):
+class CFGPatch(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -20,16 +20,26 @@ class ConvertFile(GuidanceNode):
             category="guidance/loaders",
             description="Takes the weights out of a PyTorch file that asks for code, as the published diffusion "
             "autoencoders do, and writes them beside it as safetensors. Nothing in the file runs.",
-            search_aliases=["ckpt to safetensors", "DiffAE", "last.ckpt", "pickle", "Lightning", "convert", "转换"],
+            search_aliases=[
+                "ckpt to safetensors",
+                "DiffAE",
+                "last.ckpt",
+                "pickle",
+                "Lightning",
+                "convert",
+                "转换",
+                "格式转换",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file_name",
                     options=pickles(),
-                    tooltip="A .ckpt, .pt, .pth or .bin in one of this pack's folders, guidance_models and its "
-                    "sisters.",
+                    tooltip="A .ckpt, .pt, .pth or .bin in guidance_models or another of this pack's folders.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="report", tooltip="What was written, kept and left out.")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="What was written, what was kept and what left out.")
+            ],
             is_output_node=True,
         )
 

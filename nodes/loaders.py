@@ -274,7 +274,7 @@ class LoadMatcher(GuidanceNode):
         return Path(locate("matchers", matcher_name)).stat().st_mtime
 
     @classmethod
-    def validate_inputs(cls, matcher_name: str) -> bool | str:
+    def validate_inputs(cls, matcher_name: str | None = None) -> bool | str:
         return usable("matchers", matcher_name, MATCHER)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARGIN = 52  # pixels left of and below a panel
 HEADLINE = 18  # pixels of height
-TICKS = 5  # about as many on an axis
+TICKS = 8  # on an axis, at most one more
 
 Line = Sequence[tuple[float, float]]  # (x, y)
 
@@ -93,7 +93,7 @@ def _shown(line: Line, log: bool) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers within a range: multiples of 1, 2 or 5 times a power of ten, at most twice TICKS of them."""
+    """Round numbers within a range: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
@@ -106,4 +106,4 @@ def factors(low: float, high: float) -> list[float]:
     steps = (1,) if high - low >= 2 else (1, 2, 5)
     found = [math.log10(step) + power for power in range(math.floor(low), math.floor(high) + 1) for step in steps]
     within = [tick for tick in found if low <= tick <= high]
-    return within[:: math.ceil(len(within) / (2 * TICKS))] if len(within) > 1 else ticks(low, high)
+    return within[:: math.ceil(len(within) / TICKS)] if len(within) > 1 else ticks(low, high)

@@ -26,7 +26,10 @@ def window_inputs(begins: str, ends: str, start: float = 0.0, end: float = 1.0, 
 
 
 class WindowNode(GuidanceNode):
-    """A node with `window_inputs`. What is typed there is checked before anything runs."""
+    """A node with `window_inputs`. What is typed there is checked before anything runs.
+
+    Not for nodes with a dynamic input: the host hands that to every validation, asked for or not.
+    """
 
     @classmethod
     def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:

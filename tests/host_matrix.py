@@ -22,6 +22,15 @@ A row is written by, for instance,
 
 For a version that `dev.py` doesn't know, `COMFYUI_PATH` names its folder.
 """
+DIFFERENCES = """
+## What older versions do another way
+
+- Before 0.24 a U-Net of the host (SD1.5, SDXL) shows nodes nothing behind its middle block. HSpace Edit evaluates the
+  whole network again there, where later versions run its decoder half, and in half precision a small asymmetric edit is
+  lost in rounding. The log says so, once. This pack's own models don't mind.
+- Before 0.24 there is no Dual Model CFG Guider, before 0.27 no node that multiplies a CONDITIONING: nothing of this
+  pack needs them.
+"""
 LACKS = "\n## What was skipped, and why\n\n"
 
 
@@ -62,4 +71,4 @@ def page(known):
         for name, found, skipped in rows
     ]
     why = [f"- {name}: {reason} ({count})\n" for name, found, _ in rows for reason, count in found["skipped"].items()]
-    return "".join([HEAD, *table, *([LACKS, *why] if why else []), FOOT])
+    return "".join([HEAD, *table, DIFFERENCES, *([LACKS, *why] if why else []), FOOT])

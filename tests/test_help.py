@@ -113,5 +113,5 @@ def test_every_link_of_the_documents_leads_somewhere(path):
 @EVERY
 def test_every_template_that_a_page_names_exists(node, language):
     named = re.findall(r"(?m)^(?:Workflows?: |模板：)(.*(?:\n.+)*)", page(node, language))
-    templates = {name for line in named for name in re.findall(r"\*([a-z0-9_]+)\*", line)} - {"sd15"}
-    assert [name for name in templates if not (ROOT / "workflows" / "api" / f"{name}.json").exists()] == []
+    templates = {name for line in named for name in re.findall(r"\*([^*]+)\*", line)} - {"sd15"}
+    assert [name for name in templates if not (ROOT / "example_workflows" / f"{name}.json").exists()] == []

@@ -1,4 +1,4 @@
-"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen scenes CLIP sees them.
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen CLIP sees them.
 
 Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -38,7 +39,11 @@ def register_folders() -> None:
     """Makes `guidance_models` and its sisters known to the host; folders a user configured stay first."""
     for kind in KINDS:
         name = f"guidance_{kind}"
-        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+        own = Path(folder_paths.models_dir) / name
+        with suppress(OSError):  # models on a disk that can't be written
+            own.mkdir(parents=True, exist_ok=True)
+            (own / f"put_{name}_here").touch()
+        folder_paths.add_model_folder_path(name, str(own))
         folder_paths.add_model_folder_path(name, str(SHIPPED / kind))
         paths, _ = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (paths, folder_paths.supported_pt_extensions)

@@ -183,6 +183,6 @@ def test_a_wrong_shape_is_named_with_both_shapes(state, tmp_path):
 def test_a_model_where_a_classifier_is_needed_is_refused(state, tmp_path):
     with pytest.raises(
         CheckpointError,
-        match="is an ADM U-Net: put it into models/guidance_models and load it with Load Guidance Model; a classifier is",
+        match="is an ADM U-Net: put it into models/guidance_models and load it with Load Guidance Model; a classi",
     ):
         registry.load_checkpoint(saved(state, tmp_path), "classifier")

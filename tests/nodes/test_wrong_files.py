@@ -19,8 +19,9 @@ LOADERS = {
     "Guidance_LoadEncoder": ("encoders", "encoder_name"),
     "Guidance_LoadHSpaceDirection": ("directions", "direction_name"),
     "Guidance_LoadSemanticDirection": ("directions", "direction_name"),
+    "Guidance_LoadMatcher": ("matchers", "matcher_name"),
 }
-KINDS = ("models", "classifiers", "encoders", "directions")
+KINDS = ("models", "classifiers", "encoders", "directions", "matchers")
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,6 @@ def test_each_wrong_file_is_told_where_it_belongs_before_anything_runs(wrong, pa
         start = f"{name} - {Path(file).name} is {words}"
         assert error["details"].startswith(start), (error["details"], start)
         assert "nearest" not in error["details"] and "Guidance_" not in error["details"]
-        if os.environ.get("GUIDANCE_WRONG_FILES"):
-            print(f"| {file} | {node_id} | {error['details']} |")  # noqa: T201
 
 
 @pytest.mark.parametrize("node_id", LOADERS)
