@@ -211,7 +211,14 @@ class MatchGuide(WindowNode):
             category=CATEGORY,
             description="Steers towards a sentence about several things, measured by a matcher's cross attention: "
             "which colour belongs to which shape, and what stands where.",
-            search_aliases=["MMCA", "image sentence matching", "attribute binding", "compositional"],
+            search_aliases=[
+                "MMCA",
+                "image sentence matching",
+                "attribute binding",
+                "compositional",
+                "图文匹配",
+                "属性绑定",
+            ],
             inputs=[
                 encoder_input(),
                 sockets.Matcher.Input("matcher", tooltip="Load Matcher; it was trained with this encoder."),
@@ -219,7 +226,7 @@ class MatchGuide(WindowNode):
                 *weight_inputs(),
                 mask_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod

@@ -41,7 +41,7 @@ class RegionFeatures(GuidanceNode):
             category=CATEGORY,
             description="Pictures as sets of regions, for Image-Sentence Match: the cells of an encoder's feature map, "
             "or what lies under masks. No detector is needed.",
-            search_aliases=["patch tokens", "objects", "bottom-up features", "MMCA", "SAEM"],
+            search_aliases=["patch tokens", "objects", "bottom-up features", "MMCA", "SAEM", "区域特征"],
             inputs=[
                 sockets.Encoder.Input("encoder", tooltip="The encoder that the matcher was trained with."),
                 io.Image.Input("images", tooltip="Any number of pictures; the middle square of each is seen."),
@@ -58,7 +58,7 @@ class RegionFeatures(GuidanceNode):
                     "of the first picture first. An empty mask is no region.",
                 ),
             ],
-            outputs=[sockets.Regions.Output(display_name="regions")],
+            outputs=[sockets.Regions.Output(display_name="regions", tooltip="For Image-Sentence Match.")],
         )
 
     @classmethod
@@ -81,10 +81,10 @@ class ImageSentenceMatch(GuidanceNode):
             category=CATEGORY,
             description="How well pictures fit sentences about several things: a cheap score of all, and cross "
             "attention between regions and words for the best.",
-            search_aliases=["MMCA", "cross attention", "rank images", "retrieval", "image text matching"],
+            search_aliases=["MMCA", "cross attention", "rank images", "retrieval", "image text matching", "图文匹配"],
             inputs=[
-                sockets.Matcher.Input("matcher", tooltip="Load Matcher."),
-                sockets.Regions.Input("regions", tooltip="Region Features."),
+                sockets.Matcher.Input("matcher", tooltip="What compares pictures and sentences: Load Matcher."),
+                sockets.Regions.Input("regions", tooltip="The pictures as regions: Region Features."),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -104,7 +104,9 @@ class ImageSentenceMatch(GuidanceNode):
                 io.Image.Output(display_name="images", tooltip="Sorted by the first sentence, the best first."),
                 io.Int.Output(display_name="indices", is_output_list=True, tooltip="Places in the batch, from 0."),
                 io.String.Output(display_name="json", tooltip="Both scores of every picture with every sentence."),
-                io.Image.Output(display_name="table"),
+                io.Image.Output(
+                    display_name="table", tooltip="Scores as a picture: a row a picture, a column a sentence."
+                ),
                 io.Image.Output(
                     display_name="attention", tooltip="Where regions look at each word, of the best of each sentence."
                 ),
