@@ -4,7 +4,8 @@ Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.
 
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
-once of the whole score and once of its global term alone, so that both can rank. A batch holds scenes and their twins,
+once of the whole score and once of its global term alone, so that both can rank. From nothing this loss collapses, every
+score the same and the loss at 2 m, so the first images train CLIP's contrast, which fades into it. A batch holds scenes and their twins,
 whose shapes have changed an attribute; the cross attention sees each sentence with its own picture, its twin's, and the
 one that its global term finds hardest. What is true of a picture by chance is no negative.
 """
@@ -18,7 +19,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, one_hot
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
@@ -56,11 +57,12 @@ CONFIG = MmcaConfig(
     encoder=ENCODER,
     layer=LAYER,
 )
-RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+RECIPE = Recipe(images=640_000, batch=64, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
 MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
 RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
 KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
+LOGIT_SCALE = 20.0  # of the contrast
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
 
@@ -76,6 +78,15 @@ def hinge(scores: Tensor, true: Tensor, hardest: float = 1.0, margin: float = MA
         seen = (negative > NEVER).sum(dim).clamp(min=1)
         total = total + (hardest * violation.amax(dim) + (1 - hardest) * violation.sum(dim) / seen).mean()
     return total
+
+
+def contrast(scores: Tensor, true: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy over the same negatives: it can't collapse, where every score is the same and the
+    hardest negative is at the margin, as the hinge loss does from nothing."""
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    logits = (LOGIT_SCALE * scores).masked_fill(true & ~own, NEVER)
+    labels = torch.arange(len(scores), device=scores.device)
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,7 @@ def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> It
 
 
 class Matching:
-    """The hinge loss of the whole score and of its global term; at first of all negatives, soon of the hardest."""
+    """The hinge loss of the whole score and of its global term; the contrast alone at first, which fades into them."""
 
     def __init__(self, device: str, curriculum: int):
         self.curriculum = curriculum
@@ -186,17 +197,17 @@ class Matching:
         whole = torch.full_like(first, NEVER)
         whole[rows, columns] = first[rows, columns] + network.cross_scores(pictures[rows], told[columns])
 
-        hardest = float(self.seen / self.curriculum)
-        hardest = min(hardest, 1.0)
+        fading = (1 - self.seen / self.curriculum).clamp(min=0).float()
         self.seen += n
-        alone, both = hinge(first, batch.true, hardest), hinge(whole, batch.true, hardest)
+        alone, both = hinge(first, batch.true), hinge(whole, batch.true)
+        first_steps = contrast(first, batch.true) + contrast(whole, batch.true)
         twin = torch.arange(n, device=first.device).roll(n // 2)
-        report = {"global": alone, "whole": both}
+        report = {"global": alone, "whole": both, "contrast": first_steps}
         known = ~batch.true[twin, twin.roll(n // 2)]
         for name, scores in (("global_twins", first), ("whole_twins", whole)):
             right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
             report[name] = (right & known).sum() / known.sum().clamp(min=1)
-        return alone + both, report
+        return torch.lerp(alone + both, first_steps, fading), report
 
 
 def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +224,7 @@ def main() -> None:
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, curriculum=1 if given.resume else 20_000)
+    loss = Matching(given.device, curriculum=1 if given.resume else 200_000)
     network = Mmca(CONFIG).to(given.device)
     probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
     train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))
