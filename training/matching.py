@@ -1,13 +1,13 @@
-"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen scenes CLIP sees them.
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, seen by the frozen scenes CLIP.
 
 Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
 
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
-once of the whole score and once of its global term alone, so that both can rank. From nothing this loss collapses, every
-score the same and the loss at 2 m, so the first images train CLIP's contrast, which fades into it.
+once of the whole score and once of its global term, so that both can rank. From nothing this loss collapses: every
+score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it.
 
-A batch holds scenes and their twins, whose shapes have changed an attribute; the cross attention sees each sentence with
+A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
 its own picture, its twin's, and the one that its global term finds hardest. What is true by chance is no negative.
 """
 
