@@ -1,4 +1,4 @@
-"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json; keeps its picture NAME.jpg and what made it."""
+"""`python dev.py bench workflow_pictures NAME...`: runs api/NAME.json; keeps pictures/NAME.jpg and what made it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def main() -> None:
             outputs = host.run(prompt)
             saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
             (file,) = [file for key in saving for file in host.images(outputs[key])]
-            picture = FOLDER / f"{name}.jpg"
+            picture = FOLDER / "pictures" / f"{name}.jpg"
             Image.open(io.BytesIO(file)).convert("RGB").save(picture, quality=92)
             made_with.record(picture, made_with.hashes(made_with.files_of(prompt)))
-            print(f"workflows/{name}.jpg")
+            print(f"workflows/pictures/{name}.jpg")
 
 
 if __name__ == "__main__":

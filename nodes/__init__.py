@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     apply_guides,
     cfg,
+    convert,
     guides,
     hspace,
     hspace_pictures,
@@ -15,6 +16,7 @@ from . import (
     pictures,
     pixels,
     sampling,
+    scale_sheet,
     semantic,
     semantic_loaders,
     text_conditioning,
@@ -29,6 +31,7 @@ class GuidanceExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *loaders.NODES,
+            *convert.NODES,
             *guides.NODES,
             *apply_guides.NODES,
             *cfg.NODES,
@@ -40,6 +43,7 @@ class GuidanceExtension(ComfyExtension):
             *hspace_training.NODES,
             *pixels.NODES,
             *pictures.NODES,
+            *scale_sheet.NODES,
             *judging.NODES,
             *matching.NODES,
             *text_conditioning.NODES,

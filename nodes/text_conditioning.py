@@ -26,14 +26,17 @@ class TextConditioning(GuidanceNode):
             category=CATEGORY,
             description="A text as CONDITIONING for pixel models that read it themselves, as GLIDE does. Leave the "
             "text empty for the negative side of CFG.",
-            search_aliases=["GLIDE", "prompt", "text to image", "CLIP text encode"],
+            search_aliases=["GLIDE", "prompt", "text to image", "CLIP text encode", "提示词", "文字条件"],
             inputs=[
                 io.Model.Input("model", tooltip="The text-conditional model; it knows its tokens."),
                 io.String.Input(
-                    "text", multiline=True, default="", tooltip="What the pictures show. Empty: the model's null."
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip="What the pictures show. Empty: no text, for the negative.",
                 ),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
@@ -64,13 +67,13 @@ class InpaintConditioning(GuidanceNode):
             category=CATEGORY,
             description="Gives an inpainting model (GLIDE's) the picture that it completes. What is kept stays as it "
             "is, at every step.",
-            search_aliases=["GLIDE inpaint", "fill", "outpaint", "mask"],
+            search_aliases=["GLIDE inpaint", "fill", "outpaint", "mask", "局部重绘", "修复"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Text Conditioning of the inpainting model."),
                 io.Image.Input("image", tooltip="The picture, of the size that is drawn. Image i goes to image i."),
                 io.Mask.Input("mask", tooltip="White: what is drawn anew. Black: what is kept."),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod

@@ -6,6 +6,7 @@ What residency, two devices and half precision are tested on.
 from pathlib import Path
 
 import torch
+from hosts import hosts_own
 from networks import SIDE, pictures, seeded
 
 STEPS = 2
@@ -182,11 +183,10 @@ def combined(networks, **options):
 
 
 def dual_model(networks):
-    from comfy_extras.nodes_custom_sampler import DualModelGuider
-
+    kind = hosts_own("comfy_extras.nodes_custom_sampler", "DualModelGuider")
     pair = {"model": networks.load("unet"), "model_negative": networks.load("unet", 1)}
     conds = {"positive": networks.label("star"), "negative": networks.label()}
-    return guided(networks, DualModelGuider.execute(**pair, **conds, cfg=3.0).args[0])
+    return guided(networks, kind.execute(**pair, **conds, cfg=3.0).args[0])
 
 
 def patched(networks, method, **settings):

@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT
 
 from pack.models.architecture import UnknownArchitectureError, parse
+from pack.models.foreign import foreign
 from pack.models.registry import ARCHITECTURES
 from pack.models.state_dict import CheckpointError
 
@@ -78,6 +79,12 @@ def test_a_diffusion_autoencoder_is_recognised_with_what_stands_beside_its_netwo
     assert checkpoint.facts.semantic == 512
     assert (checkpoint.config.latent is not None) == ("latent" in name)
     assert sorted(checkpoint.state) == sorted(LAYOUTS[name]["keys"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_public_file_is_taken_for_no_foreign_one(name):
+    assert foreign(LAYOUTS[name]["keys"]) == ""
+    assert foreign(f"ema_model.{key}" for key in LAYOUTS[name]["keys"]) == ""
 
 
 @pytest.mark.parametrize("name", OTHERS)

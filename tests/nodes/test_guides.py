@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from guided_sampling import KINDS, applied, guide_of, picture, sample, text_guide
+from hosts import clip_vision_model
 
 pytestmark = pytest.mark.host
 ESTIMATORS = ["at denoised", "at denoised optimised", "through denoiser"]
@@ -254,12 +255,10 @@ def test_video_latents_are_steered_by_their_colours(comfy):
 @pytest.fixture(scope="module")
 def clip_vision(comfy):
     """A small random CLIP_VISION of the host, made in a node as its loader makes it."""
-    import comfy.clip_vision
-
     config = {"hidden_act": "gelu", "hidden_size": 32, "image_size": 32, "intermediate_size": 64, "num_channels": 3}
     config |= {"model_type": "clip_vision_model", "num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 8}
     with torch.inference_mode():
-        vision = comfy.clip_vision.ClipVisionModel({**config, "projection_dim": 16})
+        vision = clip_vision_model({**config, "projection_dim": 16})
         for parameter in vision.model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
     return vision

@@ -177,7 +177,7 @@ SUBSTITUTES = {
     "upsample.pt": "random_glide_6.safetensors",
     "clip_image_enc.pt": "random_clip_image.safetensors",
     "golden retriever": "heart",
-    "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
+    "open_clip_model.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
     "a photograph of a house by the sea": "star",
     "a portrait photograph of a smiling person": "star",
