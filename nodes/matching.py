@@ -10,13 +10,17 @@ from torch import Tensor
 from ..guidance.match_scores import UNSEEN, order
 from ..models.encoder import STYLE, chosen_layers
 from . import sockets
+from .guide_inputs import CATEGORY as GUIDES
+from .guide_inputs import GUIDE_TOOLTIP, encoder_input, guide_output, mask_input, strength_of, weight_inputs
 from .host.errors import GuidanceNode, about
 from .host.guides.encoder import Encoder
+from .host.guides.guide import match_guide
 from .host.judging.matcher import Matcher, Scores, Words
 from .host.judging.regions import Regions, masks_of, regions_of
 from .judging import CATEGORY, lines, to_json
 from .judging_pictures import table
 from .matching_pictures import attended
+from .widgets import WindowNode
 
 SHOWN = 4  # pictures of a sentence whose attention is drawn
 
@@ -163,4 +167,48 @@ def attention_sheet(
     return attended(regions.images, parts)
 
 
-NODES: list[type[io.ComfyNode]] = [RegionFeatures, ImageSentenceMatch]
+class MatchGuide(WindowNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_MatchGuide",
+            display_name="Match Guide",
+            category=GUIDES,
+            description="Steers towards a sentence about several things, measured by a matcher's cross attention: "
+            "which colour belongs to which shape, and what stands where.",
+            search_aliases=[
+                "MMCA",
+                "image sentence matching",
+                "attribute binding",
+                "compositional",
+                "图文匹配",
+                "属性绑定",
+            ],
+            inputs=[
+                encoder_input(),
+                sockets.Matcher.Input("matcher", tooltip="Load Matcher; it was trained with this encoder."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
+                *weight_inputs(),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        matcher: Matcher,
+        text: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = strength_of(weight, start_percent, end_percent, curve)
+        with about("encoder"):
+            return guide_output(match_guide(encoder, matcher, text, strength, mask))
+
+
+NODES: list[type[io.ComfyNode]] = [RegionFeatures, ImageSentenceMatch, MatchGuide]
