@@ -79,8 +79,9 @@ async function ran() {
   const { output } = await page.evaluate(() => app.graphToPrompt());
   const prompt = Object.fromEntries(Object.entries(output).map(([id, { class_type, inputs }]) => [id, { class_type, inputs }]));
   const done = ended();
-  const accepted = await page.evaluate(() => app.queuePrompt(0, 1));
-  return { outcome: accepted === false ? "refused" : await done, prompt };
+  const answer = page.waitForResponse((one) => one.url().endsWith("/prompt") && one.request().method() === "POST");
+  await page.evaluate(() => app.queuePrompt(0, 1));
+  return { outcome: (await answer).ok() ? await done : "refused", prompt };
 }
 
 /** A blueprint out of the node library onto the canvas, in the place of the nodes that it is made of. */
