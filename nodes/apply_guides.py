@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..guidance.gradient import ESTIMATORS
 from . import sockets
-from .guides import CATEGORY
+from .guide_inputs import CATEGORY
 from .host.errors import GuidanceNode, about
 from .host.guides.application import AUTO, FRAMES, UNITS, Application
 from .host.guides.guide import Guide
