@@ -7,7 +7,7 @@ const INSET = 10; // of a group around its nodes
 const HEADING = 40; // of a group, above its nodes
 const LARGEST = { width: 1800, height: 1000 };
 const SCREEN = { width: 1540, height: 940 }; // of a window of 1600 x 1000, without its bars
-const NARROWEST_RESULT = 320;
+const NARROWEST_RESULT = 300;
 const LOWEST_RESULT = 280;
 const WORKINGS = ["1 load", "2 guide", "3 sample"];
 

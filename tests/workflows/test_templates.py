@@ -119,3 +119,30 @@ def test_nothing_in_a_template_changes_by_itself(path):
     parts = (graph, *graph.get("definitions", {}).get("subgraphs", []))
     values = [value for part in parts for node in part["nodes"] for value in node.get("widgets_values") or []]
     assert "randomize" not in values and "increment" not in values
+
+
+def links(graph):
+    """(kind of node, input) of every link, also within subgraphs."""
+    subgraphs = {part["id"]: part for part in graph.get("definitions", {}).get("subgraphs", [])}
+    found, parts = [], [graph]
+    while parts:
+        for node in parts.pop()["nodes"]:
+            if node["type"] in subgraphs:
+                parts.append(subgraphs[node["type"]])
+            else:
+                found += [
+                    (node["type"], slot["name"]) for slot in node.get("inputs", []) if slot.get("link") is not None
+                ]
+    return found
+
+
+@every_template
+def test_no_link_of_the_api_form_is_lost_in_the_template(path):
+    wanted = [
+        (node["class_type"], name)
+        for node in json.loads(path.read_text("utf-8")).values()
+        for name, value in node["inputs"].items()
+        if isinstance(value, list)
+    ]
+    shown = links(template(path))
+    assert [link for link in set(wanted) if shown.count(link) < wanted.count(link)] == []
