@@ -5,7 +5,8 @@ Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
 once of the whole score and once of its global term, so that both can rank. From nothing this loss collapses: every
-score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it.
+score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it; of each of the
+two terms by itself, since the cross term learns nothing beside a global one that is ahead of it.
 
 A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
 its own picture, its twin's, and the one that its global term finds hardest. What is true by chance is no negative.
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -197,17 +199,18 @@ class Matching:
         first = network.global_scores(regions, words)
         rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
         pictures, told = network.opened(regions, words)
-        whole = torch.full_like(first, NEVER)
-        whole[rows, columns] = first[rows, columns] + network.cross_scores(pictures[rows], told[columns])
+        crossed = torch.full_like(first, NEVER)
+        crossed[rows, columns] = network.cross_scores(pictures[rows], told[columns])
+        whole = first + crossed
 
         fading = (1 - self.seen / CURRICULUM).clamp(min=0).float()
         self.seen += n
         alone, both = hinge(first, batch.true), hinge(whole, batch.true)
-        first_steps = contrast(first, batch.true) + contrast(whole, batch.true)
+        first_steps = contrast(first, batch.true) + contrast(crossed, batch.true)
         twin = torch.arange(n, device=first.device).roll(n // 2)
         report = {"global": alone, "whole": both, "contrast": first_steps}
         known = ~batch.true[twin, twin.roll(n // 2)]
-        for name, scores in (("global_twins", first), ("whole_twins", whole)):
+        for name, scores in (("global_twins", first), ("cross_twins", crossed), ("whole_twins", whole)):
             right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
             report[name] = (right & known).sum() / known.sum().clamp(min=1)
         return torch.lerp(alone + both, first_steps, fading), report
@@ -234,9 +237,9 @@ def main() -> None:
     recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE)
     torch.manual_seed(recipe.seed)
     checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
-    encoder = checkpoint.build()
-    encoder.load_state_dict(checkpoint.state)
-    encoder.float().eval().requires_grad_(False).to(given.device)
+    frozen = checkpoint.build()
+    frozen.load_state_dict(checkpoint.state)
+    encoder = cast(ImageEncoder, frozen.float().eval().requires_grad_(False).to(given.device))
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
     loss = Matching(given.device, images_seen(given.resume, recipe.batch))
     network = Mmca(CONFIG).to(given.device)

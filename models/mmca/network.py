@@ -82,7 +82,7 @@ class WordPool(nn.Module):
         found = []
         for window, conv in zip(WINDOWS, self.convs, strict=True):
             if words.shape[1] < window:
-                found.append(words.new_zeros(len(words), conv.out_channels))
+                found.append(words.new_zeros(len(words), len(conv.weight)))
                 continue
             inside = keep[:, window - 1 :]
             found.append((conv(words.transpose(1, 2)).relu() * inside[:, None]).amax(2))

@@ -67,9 +67,9 @@ def test_a_configuration_that_is_not_of_the_weights_is_refused(network, tmp_path
 
 
 def test_a_matcher_is_no_encoder_and_an_encoder_no_matcher(network, tmp_path):
-    with pytest.raises(CheckpointError, match="a matcher; an encoder is needed here"):
+    with pytest.raises(CheckpointError, match="load it with Load Matcher; an encoder is needed here"):
         registry.load_checkpoint(own(network, tmp_path), "encoder")
-    with pytest.raises(CheckpointError, match="an encoder; a matcher is needed here"):
+    with pytest.raises(CheckpointError, match="load it with Load Guidance Encoder; a matcher is needed here"):
         registry.load_checkpoint(registry.DEMO / "encoders" / "scenes_clip.safetensors", "matcher")
 
 
