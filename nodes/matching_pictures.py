@@ -55,8 +55,9 @@ def middle(image: Tensor) -> Tensor:
     side = min(height, width)
     top, left = round((height - side) / 2), round((width - side) / 2)
     square = image[top : top + side, left : left + side, :3].movedim(-1, 0)[None].float().clamp(0, 1)
-    way = {"mode": "nearest"} if side < CELL else {"mode": "bicubic", "antialias": True}
-    return interpolate(square, (CELL, CELL), **way)[0].movedim(0, -1).clamp(0, 1)
+    smooth = side >= CELL
+    resized = interpolate(square, (CELL, CELL), mode="bicubic" if smooth else "nearest", antialias=smooth)
+    return resized[0].movedim(0, -1).clamp(0, 1)
 
 
 def lit(square: Tensor, bright: Tensor) -> Tensor:

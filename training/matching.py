@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
+from models.clip_noisy.network import ClipNoisy
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
 from models.facts import of_json
@@ -235,6 +236,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
     encoder = checkpoint.build()
+    assert isinstance(encoder, ClipNoisy)
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}

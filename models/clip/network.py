@@ -113,8 +113,9 @@ class Clip(open_clip.CLIP, ImageEncoder):
     def embed_words(self, text: str) -> Tensor:
         """The tokens between start and end."""
         indices = self._tokens(text)
-        x = self.token_embedding(indices) + self.positional_embedding
-        states = self.ln_final(self.transformer(x, attn_mask=self.attn_mask))
+        tower: Any = self  # whose layers open_clip's own class does not type
+        x = tower.token_embedding(indices) + tower.positional_embedding
+        states = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask))
         return states[0, 1 : int(indices.argmax())]  # the end has the largest number
 
     def _tokens(self, text: str) -> Tensor:
