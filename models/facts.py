@@ -12,6 +12,7 @@ from .schedule import BETAS
 
 LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
 SPACES, PREDICTIONS = ("pixels", "haar"), ("eps", "flow")
+ENLARGING = ("bilinear", "bilinear corners", "bicubic")
 LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
 JSON_FACTS = ("class_names", "class_groups")
 WORDS = {int: "a whole number", list: "a list", dict: "an object of JSON"}
@@ -48,6 +49,16 @@ class Facts:
     """Channels of what inpainting keeps, the picture where it is known and the mask, beside the input."""
     vocabulary: str = ""
     """Whose tokens a text-conditional model reads; empty for a model that reads none."""
+    text_encoder: str = ""
+    """Which other network reads the texts for a model, "CLIP" or "T5"; empty for a model that needs none."""
+    text_width: int = 0
+    """Numbers in a row of that network's states."""
+    image_embeds: int = 0
+    """Numbers in CLIP's embedding of a picture that an unCLIP decoder draws anew."""
+    enlarging: str = "bilinear"
+    """How an upsampler's small picture is brought to size: one of ENLARGING."""
+    augmentation: float | None = None
+    """Usual noise on that small picture, of 1, in an upsampler that is told how much it is."""
     space: str = "pixels"
     """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
     prediction: str = "eps"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, lpips, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -15,6 +15,9 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     adm.CLASSIFIER,
     adm.UNET,
     glide.GLIDE,
+    karlo.DECODER,
+    karlo.UPSAMPLER,
+    imagen.IMAGEN,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     glide_clip.GLIDE_CLIP_IMAGE,

@@ -210,7 +210,7 @@ class RespacedSigmas(GuidanceNode):
                     "respacing",
                     default="ddim25",
                     tooltip='"250" (evenly, both ends), "ddim25" (one stride), "10,10,3,2,2" (sections), "fast27" '
-                    '(those of GLIDE, with 997 for 999), "linspace40".',
+                    '(those of GLIDE, with 997 for 999), "smart50" and "super40" (of IF), "linspace40".',
                 ),
             ],
             outputs=[io.Sigmas.Output()],
