@@ -34,7 +34,7 @@ class Architecture(Generic[ConfigT]):
     title: str
     """The family in words, for messages."""
     kind: str
-    """"model" (predicts noise), "classifier" or "encoder"."""
+    """"model" (predicts noise), "classifier", "encoder" or "prior" (of an unCLIP)."""
     keys: tuple[str, ...]
     """Keys that every file of the family has."""
     absent: tuple[str, ...]
@@ -233,7 +233,7 @@ def description(checkpoint: Checkpoint) -> Tensor:
 
 def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
     """Raises CheckpointError for models and classifiers of anything but colour pictures."""
-    if family.kind == "encoder":
+    if family.kind in ("encoder", "prior"):
         return
     given, upsampler = config.in_channels, family.kind == "model" and config.in_channels == 2 * COLOURS
     if given != COLOURS and not upsampler and given not in family.inputs:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, lpips, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, lpips, prior, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -18,6 +18,8 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     karlo.DECODER,
     karlo.UPSAMPLER,
     imagen.IMAGEN,
+    prior.KARLO,
+    prior.DIFFUSERS,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     glide_clip.GLIDE_CLIP_IMAGE,
@@ -31,7 +33,7 @@ DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
 
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
-    """Reads a file and checks it. `kind`: "model", "classifier" or "encoder"; CheckpointError if it is another."""
+    """Reads a file and checks it. `kind`: one of an `Architecture`; CheckpointError if it is another."""
     path = Path(path)
     state, metadata = read(path)
     if WEIGHTS_IN in metadata:  # another view of a file beside this one

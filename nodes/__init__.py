@@ -17,6 +17,7 @@ from . import (
     semantic,
     semantic_loaders,
     text_conditioning,
+    unclip,
 )
 from .host.files import register_folders
 
@@ -41,4 +42,5 @@ class GuidanceExtension(ComfyExtension):
             *pictures.NODES,
             *judging.NODES,
             *text_conditioning.NODES,
+            *unclip.NODES,
         ]

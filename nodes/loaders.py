@@ -24,7 +24,7 @@ from .host.guides.encoder import Encoder, load_encoder
 from .host.model import guesses_of
 from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
-from .told_inputs import attention_inputs, picture_inputs, training_inputs
+from .told_inputs import attention_inputs, picture_inputs, stage_input, training_inputs
 from .widgets import precision_input
 
 
@@ -41,7 +41,8 @@ def open_decoder(path: str, told: Told) -> Checkpoint:
 
 def chosen(checkpoint: Checkpoint, told: Told) -> Checkpoint:
     """Raises ValueError where a family can't be what was chosen."""
-    with about("num_heads" if told.num_heads else "heads" if told.heads != AUTO else "attention_order"):
+    heads = "num_heads" if told.num_heads else "heads" if told.heads != AUTO else "attention_order"
+    with about("if_stage" if told.if_stage != AUTO and heads == "attention_order" else heads):
         return told.of(checkpoint)
 
 
@@ -52,9 +53,19 @@ class LoadModel(GuidanceNode):
             node_id="Guidance_LoadModel",
             display_name="Load Guidance Model",
             category="guidance/loaders",
-            description="Loads a published pixel diffusion model (ADM, P2, GLIDE) or one of the pack's small ones as a "
-            "normal MODEL, with the VAE that turns its pictures into images.",
-            search_aliases=["ADM", "GLIDE", "guided diffusion", "pixel diffusion", "classifier guidance"],
+            description="Loads a published pixel diffusion model (ADM, P2, GLIDE, Karlo, IF) or one of the pack's "
+            "small ones as a normal MODEL, with the VAE that turns its pictures into images.",
+            search_aliases=[
+                "ADM",
+                "GLIDE",
+                "Karlo",
+                "unCLIP",
+                "DeepFloyd IF",
+                "Imagen",
+                "guided diffusion",
+                "pixel diffusion",
+                "classifier guidance",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model_name",
@@ -71,6 +82,7 @@ class LoadModel(GuidanceNode):
                 *attention_inputs(),
                 *picture_inputs(),
                 precision_input(),
+                stage_input(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],
         )

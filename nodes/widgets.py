@@ -28,9 +28,9 @@ def weight_input(default: float, limit: float, tooltip: str, name: str = "streng
     return io.Float.Input(name, default=default, min=-limit, max=limit, step=0.05, tooltip=tooltip)
 
 
-def seed_input(tooltip: str, changes: bool = True) -> Any:
-    """`changes`: the editor may draw a new one after each run."""
-    options = _set(control_after_generate=changes)
+def seed_input(tooltip: str, changes: bool = True, later: bool = False) -> Any:
+    """`changes`: the editor may draw a new one after each run. `later`: younger than the node's other inputs."""
+    options = _set(control_after_generate=changes, optional=later, advanced=later)
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip, **options)
 
 

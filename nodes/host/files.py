@@ -24,7 +24,8 @@ from .semantic.direction import Direction
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
 STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
 LONGEST = 200  # bytes of a name that a user chooses
-KINDS = ("models", "classifiers", "encoders", "directions")
+KINDS = ("models", "classifiers", "encoders", "directions", "priors")
+MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
 HSPACE_KIND, SEMANTIC_KIND = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
 
 
@@ -35,7 +36,10 @@ def register_folders() -> None:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         folder_paths.add_model_folder_path(name, str(SHIPPED / kind))
         paths, _ = folder_paths.folder_names_and_paths[name]
-        folder_paths.folder_names_and_paths[name] = (paths, folder_paths.supported_pt_extensions)
+        folder_paths.folder_names_and_paths[name] = (
+            paths,
+            folder_paths.supported_pt_extensions | MORE.get(kind, set()),
+        )
 
 
 def choices(kind: str) -> list[str]:

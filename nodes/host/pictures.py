@@ -22,7 +22,7 @@ from ...models import haar
 from .errors import about
 from .gradients import differentiable
 from .model import COLOURS, check_size, check_vae, is_pixel_model
-from .pixel_model import HaarFormat
+from .pixel.spaces import HaarFormat
 
 VIDEO = 5  # axes of a video latent, [B C T H W]
 

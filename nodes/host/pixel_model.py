@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import comfy.conds
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.tensors import repeated
-from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
-from ...models.layers import Text
 from ...models.schedule import NoiseSchedule, flow_velocity
-from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
+from .conditioning import codes_in, labels_in, refuse_foreign
 from .model import COLOURS, check_area, check_pictures
 from .pixel.kept import kept_in, paste
-from .pixel.tokens import tokens_in
+from .pixel.small import picture_in
+from .pixel.spaces import SPACES, PixelFormat
+from .pixel.told import conditions, text_in
 
 HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
@@ -39,41 +39,7 @@ HOST_SCHEDULES = {
 }
 AUTO, FLOAT32 = "auto", "float32"
 PRECISIONS = (AUTO, FLOAT32)  # of a model's weights and arithmetic
-EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
-
-
-class PixelFormat(comfy.latent_formats.LatentFormat):
-    """The "latent" is the picture, [B 3 H W] in [-1, 1]."""
-
-    latent_channels = COLOURS
-    spacial_downscale_ratio = 1
-    latent_rgb_factors = EYE
-
-
-class HaarFormat(comfy.latent_formats.LatentFormat):
-    """The latent is the picture's wavelet transform, [B 12 H/2 W/2]; its first band is twice the average."""
-
-    latent_channels = haar.BANDS * COLOURS
-    spacial_downscale_ratio = 2
-    latent_rgb_factors = [[0.5 * value for value in row] for row in EYE] + [[0.0] * COLOURS] * (
-        haar.BANDS - 1
-    ) * COLOURS
-
-
-@dataclass(frozen=True)
-class Space:
-    """How a network of pictures is shown to the host."""
-
-    latent_format: type[comfy.latent_formats.LatentFormat]
-    to_pixels: Callable[[Tensor], Tensor]
-    from_pixels: Callable[[Tensor], Tensor]
-
-
-SPACES = {
-    "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
-    "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
-}
 
 
 class VarianceReader:
@@ -98,15 +64,6 @@ class VarianceReader:
     def v(self) -> Tensor | None:
         """The mean over the conditions that were combined; None if the network predicts no variance."""
         return torch.stack(self.seen).mean(0) if self.seen else None
-
-
-def conditions(given: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Text, ...]]:
-    """What a network is told beside x and t, and what of it both halves of a U-Net take: the text."""
-    y, states = given.get("y"), given.get("states")
-    if y is None:
-        return (), ()
-    text = () if states is None else (Text(states, pooled=y),)
-    return text or (y,), text
 
 
 class PixelNetwork(nn.Module):
@@ -139,6 +96,8 @@ class PixelNetwork(nn.Module):
         state = (x, t)
         told, text = conditions(given)
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
+        if halves is not None and not hasattr(self.network, "down_half"):
+            raise ValueError(f"{self.name} is two networks in turn, and has no h to edit; use another model")
 
         def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
             pictures = self.space.to_pixels(x)
@@ -231,12 +190,10 @@ class PixelModel(comfy.model_base.BaseModel):
             out["y"] = comfy.conds.CONDRegular(rows.to(device))
         if self.facts.semantic:
             out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
-        if self.facts.vocabulary:
-            network: Any = self.diffusion_model.network
-            text = network.read(tokens_in(kwargs, self.facts, network.config.context).to(device))
-            out["y"], out["states"] = comfy.conds.CONDRegular(text.pooled), comfy.conds.CONDRegular(text.states)
+        for name, value in text_in(kwargs, self.facts, self.diffusion_model.network, device).items():
+            out[name] = comfy.conds.CONDRegular(value)
         beside = [kept_in(kwargs)] if self.facts.kept_channels else []
-        beside += [picture_in(kwargs)] if self.facts.low_res_channels else []
+        beside += [picture_in(kwargs, self.facts)] if self.facts.low_res_channels else []
         if beside:
             out["c_concat"] = comfy.conds.CONDNoiseShape(torch.cat(beside, dim=1))
         return out

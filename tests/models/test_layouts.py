@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT
 
 from pack.models.architecture import UnknownArchitectureError, parse
+from pack.models.prior import usual_clamp
 from pack.models.registry import ARCHITECTURES
 from pack.models.state_dict import CheckpointError, bare
 
@@ -18,7 +19,8 @@ LAYOUTS = {
     for name, layout in json.loads(gzip.decompress((ROOT / "tests" / "golden" / file).read_bytes())).items()
 }
 FAMILIES = ("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/", "diffae/", "glide/")
-FAMILIES += ("karlo/decoder", "karlo/improved-sr", "deepfloyd/")
+FAMILIES += ("karlo/decoder", "karlo/improved-sr", "deepfloyd/", "karlo/prior", "karlo-diffusers/prior", "kandinsky")
+PRIORS = ("karlo/prior", "karlo-diffusers/prior", "kandinsky")
 ENLARGING = ("karlo/improved-sr", "deepfloyd/IF-II")
 OURS = [name for name in LAYOUTS if name.startswith(FAMILIES)]
 SCHEDULES = {"squaredcos_cap_v2": "cosine"}  # names in other code
@@ -34,8 +36,8 @@ def read(state, name="file.pt"):
     return parse(name, state, {}, ARCHITECTURES)
 
 
-def test_there_are_thirty_six_and_thirteen():
-    assert (len(OURS), len(OTHERS)) == (36, 13)
+def test_there_are_thirty_nine_and_ten():
+    assert (len(OURS), len(OTHERS)) == (39, 10)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -46,14 +48,17 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
     assert facts.image_size == stated.get("image_size", facts.image_size)
     if "noise_schedule" in stated:
         assert facts.schedule == SCHEDULES.get(stated["noise_schedule"], stated["noise_schedule"])
-    if "head_dim" in stated:
+    if name.startswith(PRIORS):
+        assert (checkpoint.architecture.kind, usual_clamp(checkpoint)) == ("prior", stated["x0_clamp"])
+        assert (config.heads, config.width // config.heads, config.context) == (stated["heads"], 64, 77)
+    elif "head_dim" in stated:
         assert (config.heads, config.width // config.heads) == (stated["heads"], stated["head_dim"])
     if "num_head_channels" in stated:
         assert config.head_channels == stated["num_head_channels"]
     elif "num_heads" in stated:
         assert (config.num_heads, config.head_channels) == (stated["num_heads"], None)
     assert facts.noise_aware == name.startswith(("sdg/", "glide/clip"))
-    if not name.startswith(("ddpm/", "sdg/", "glide/clip")):
+    if not name.startswith(("ddpm/", "sdg/", "glide/clip", *PRIORS)):
         assert config.new_attention_order == stated.get("use_new_attention_order", False)
     if "class_cond" in stated:
         assert len(facts.class_names) == (1000 if stated["class_cond"] else 0)
@@ -63,7 +68,9 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
         assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
     enlarges = stated.get("super_resolution") or stated.get("super_res") or name.startswith(ENLARGING)
     assert facts.low_res_channels == (3 if enlarges else 0)
-    assert facts.text_encoder == ("CLIP" if "karlo/dec" in name else "T5" if "deepfloyd/" in name else "")
+    assert facts.text_encoder == (
+        "CLIP" if name.startswith(("karlo/dec", *PRIORS)) else "T5" if "deepfloyd/" in name else ""
+    )
     assert facts.kept_channels == (4 if stated.get("inpaint") else 0)
     assert facts.vocabulary == ("GPT-2" if name.startswith(("glide/base", "glide/up")) else "")
     untold = "if_stage" if name.startswith("deepfloyd/IF-II") else None  # its description is not public
@@ -86,11 +93,11 @@ def test_a_diffusion_autoencoder_is_recognised_with_what_stands_beside_its_netwo
     assert sorted(checkpoint.state) == sorted(LAYOUTS[name]["keys"])
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name.startswith("karlo/decoder")])
+@pytest.mark.parametrize("name", [name for name in OURS if name.startswith(("karlo/decoder", "karlo/prior"))])
 def test_a_prefix_before_all_keys_is_no_part_of_them(name):
     assert list(LAYOUTS[name]["keys"])[0].startswith("model.")
     checkpoint = read({f"model.{key}": value for key, value in state_of(name).items()})
-    assert checkpoint.architecture.id == "karlo_decoder"
+    assert checkpoint.architecture.id in ("karlo_decoder", "karlo_prior")
 
 
 @pytest.mark.parametrize("name", OTHERS)
