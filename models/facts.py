@@ -11,7 +11,7 @@ from typing import Any
 from .schedule import BETAS
 
 LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
-SPACES, PREDICTIONS = ("pixels", "haar"), ("eps", "flow")
+SPACES, PREDICTIONS = ("pixels", "haar", "latent f4", "latent f8"), ("eps", "flow")
 ENLARGING = ("bilinear", "bilinear corners", "bicubic")
 LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
 JSON_FACTS = ("class_names", "class_groups")
@@ -41,6 +41,8 @@ class Facts:
     """Classifier only: sizes of consecutive groups of classes, one softmax each."""
     no_class: int | None = None
     """Label that means "no class" in a class-conditional model trained with label dropout."""
+    class_tokens: bool = False
+    """A class is a token that attention looks at, not a part of the time embedding."""
     learned_variance: bool = False
     """The second half of the output channels interpolates the variance."""
     low_res_channels: int = 0
@@ -60,7 +62,8 @@ class Facts:
     augmentation: float | None = None
     """Usual noise on that small picture, of 1, in an upsampler that is told how much it is."""
     space: str = "pixels"
-    """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
+    """What the samples of a model are: "pixels", "haar" (their wavelet transform, `models.haar`), or the latents of an
+    autoencoder that makes pictures 4 or 8 times as small, "latent f4" and "latent f8"."""
     prediction: str = "eps"
     """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
     noise_aware: bool = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, lpips, prior, vgg
+from . import adm, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, ldm, lpips, prior, vgg
 from .architecture import Architecture, Checkpoint, parse
 from .state_dict import CheckpointError, read
 
@@ -28,6 +29,7 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     lpips.LPIPS_DISTANCE,
     vgg.VGG,
 )
+LATENT = (ldm.CLASS_CONDITIONAL, ldm.UNCONDITIONAL)  # of files that hold an autoencoder too
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 
@@ -39,7 +41,11 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     if WEIGHTS_IN in metadata:  # another view of a file beside this one
         state, theirs = read(_beside(path, metadata[WEIGHTS_IN]))
         metadata = {**theirs, **metadata}
-    checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
+    if ldm.is_latent(state):
+        network, beside = ldm.parted(state, path.name)
+        checkpoint = replace(parse(path.name, network, metadata, LATENT), beside=beside)
+    else:
+        checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
     found = checkpoint.architecture
     if found.kind != kind:
         raise CheckpointError(f"{path.name} is {found.title}, {_a(found.kind)}; {_a(kind)} is needed here")

@@ -21,8 +21,8 @@ from .host.files import choices, locate
 from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
+from .host.latent.vae import vae_of
 from .host.model import guesses_of
-from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
 from .told_inputs import attention_inputs, picture_inputs, stage_input, training_inputs
 from .widgets import precision_input
@@ -53,8 +53,8 @@ class LoadModel(GuidanceNode):
             node_id="Guidance_LoadModel",
             display_name="Load Guidance Model",
             category="guidance/loaders",
-            description="Loads a published pixel diffusion model (ADM, P2, GLIDE, Karlo, IF) or one of the pack's "
-            "small ones as a normal MODEL, with the VAE that turns its pictures into images.",
+            description="Loads a published diffusion model (ADM, P2, GLIDE, Karlo, IF, latent diffusion's own) or one "
+            "of the pack's small ones as a normal MODEL, with the VAE that turns its samples into images.",
             search_aliases=[
                 "ADM",
                 "GLIDE",
@@ -93,8 +93,9 @@ class LoadModel(GuidanceNode):
         with about("model_name"):
             path = locate("models", model_name)
             model = load_pixel_model(partial(open_decoder, path, told), precision)
+            vae = vae_of(model)
         ui = noticed(remark(model_name, guesses_of(model)))
-        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)
+        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae, ui=ui)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:

@@ -90,6 +90,7 @@ class Layers:
     attention: Attention
     factory: dict[str, Any]  # dtype, device
     block: type[Block]
+    looks: type[AttentionBlock]
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
         return self.operations.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, **self.factory)
@@ -267,7 +268,7 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
             block: list[nn.Module] = [layers.block(layers, channels, outputs)]
             channels = outputs
             if 2**level in config.attention:
-                block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
+                block.append(layers.looks(layers, channels, 2**level in config.text_only))
             blocks.append(nn.ModuleList(block))
             widths.append(channels)
         if level < len(config.channel_mult) - 1:
@@ -286,7 +287,7 @@ def middle(layers: Layers, channels: int) -> nn.ModuleList:
     config = layers.config
     if not config.middle_attention:
         return nn.ModuleList([first, last])
-    return nn.ModuleList([first, AttentionBlock(layers, channels, config.downscale in config.text_only), last])
+    return nn.ModuleList([first, layers.looks(layers, channels, config.downscale in config.text_only), last])
 
 
 class UNet(nn.Module):
@@ -296,6 +297,7 @@ class UNet(nn.Module):
     """
 
     BLOCK: ClassVar[type[Block]] = ResBlock
+    ATTENTION: ClassVar[type[AttentionBlock]] = AttentionBlock
 
     def __init__(
         self,
@@ -306,7 +308,8 @@ class UNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, self.BLOCK)
+        factory = {"dtype": dtype, "device": device}
+        layers = Layers(config, operations, attention, factory, self.BLOCK, self.ATTENTION)
         self.config = config
         self.time_embed = layers.time_embed()
         self.activate = layers.activate() if config.activate_once else nn.Identity()
@@ -322,7 +325,7 @@ class UNet(nn.Module):
                 block: list[nn.Module] = [layers.block(layers, channels + skips.pop(), outputs)]
                 channels = outputs
                 if 2**level in config.attention:
-                    block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
+                    block.append(layers.looks(layers, channels, 2**level in config.text_only))
                 if level and index == config.level_blocks[level]:
                     up = layers.block(layers, channels, channels, double) if config.resblock_updown else None
                     block.append(up or Upsample(layers, channels))
@@ -332,8 +335,9 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | Text | None) -> Tensor:
         """[B 4C] float32: time and, where the network has one, class or the text's summary."""
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
-        if y is not None:
-            emb = emb + (y.pooled if isinstance(y, Text) else self.label_emb(y)).to(emb)
+        added = y.pooled if isinstance(y, Text) else None if y is None else self.label_emb(y)
+        if added is not None:
+            emb = emb + added.to(emb)
         return self.activate(emb)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | Text | None = None, edit_h: EditH | None = None) -> Tensor:
@@ -415,7 +419,8 @@ class Classifier(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, ResBlock)
+        factory = {"dtype": dtype, "device": device}
+        layers = Layers(config, operations, attention, factory, ResBlock, AttentionBlock)
         self.config = config
         self.time_embed = layers.time_embed()
         self.input_blocks, widths = encoder_blocks(layers)

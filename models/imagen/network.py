@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..adm.network import Layers, ResBlock, UNet, UNetConfig, timestep_embedding
+from ..adm.network import Layers, UNet, UNetConfig, timestep_embedding
 from ..layers import Attention, Text, normalised
 
 SCALE = 0.7071  # of residual blocks in the second stage: IF's rounded 1 / sqrt(2)
@@ -67,7 +67,8 @@ class ImagenUNet(UNet):
         device: torch.device | str | None = None,
     ):
         super().__init__(config, operations, attention, dtype, device)
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, ResBlock)
+        factory = {"dtype": dtype, "device": device}
+        layers = Layers(config, operations, attention, factory, self.BLOCK, self.ATTENTION)
         width, embedding = config.t5_width, config.embedding
         norms = [operations.LayerNorm(size, **layers.factory) for size in (width, embedding)]
         pool = TextPool(layers, width, config.pool_heads)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.tensors import repeated
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
+from ...models.ldm import scale_of
 from ...models.schedule import NoiseSchedule, flow_velocity
 from .conditioning import codes_in, labels_in, refuse_foreign
 from .model import COLOURS, check_area, check_pictures
@@ -34,6 +35,8 @@ HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, a
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
 HOST_SCHEDULES = {
+    "latent": {"beta_schedule": "linear", "linear_start": 0.0015, "linear_end": 0.0195},
+    "latent churches": {"beta_schedule": "linear", "linear_start": 0.0015, "linear_end": 0.0155},
     "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
     "cosine": {"beta_schedule": "cosine"},
 }
@@ -114,7 +117,7 @@ class PixelNetwork(nn.Module):
             reader = transformer_options.get(VARIANCE)
             if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
-            return self.space.from_pixels(out[:, :COLOURS])
+            return self.space.from_pixels(out[:, : self.space.predicted])
 
         def predict(edited: Tensor | None = None) -> Tensor:
             x, t = state if edited is None else [repeated(part, len(edited)) for part in state]
@@ -144,6 +147,7 @@ class PixelConfig(comfy.supported_models_base.BASE):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
         self.latent_format = SPACES[checkpoint.facts.space].latent_format()
+        self.latent_format.scale_factor = scale_of(checkpoint.beside)
         steps = {"timesteps": checkpoint.facts.training_steps}
         self.sampling_settings = HOST_SCHEDULES.get(checkpoint.facts.schedule, {}) | steps
 
@@ -187,7 +191,9 @@ class PixelModel(comfy.model_base.BaseModel):
         if self.facts.class_names:
             labels = labels_in(kwargs, self.facts)
             rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
-            out["y"] = comfy.conds.CONDRegular(rows.to(device))
+            tokens = self.diffusion_model.network.read(rows.to(device)).states if self.facts.class_tokens else None
+            named = ("y", rows.to(device)) if tokens is None else ("states", tokens)
+            out[named[0]] = comfy.conds.CONDRegular(named[1])
         if self.facts.semantic:
             out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
         for name, value in text_in(kwargs, self.facts, self.diffusion_model.network, device).items():
@@ -254,4 +260,6 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     """A post-CFG function."""
     facts: Facts | None = getattr(arguments.get("model"), "facts", None)
     space = SPACES[facts.space if facts is not None else "pixels"]
+    if not space.bounded:
+        return arguments["denoised"]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+from pack.models import ldm
 from pack.models.architecture import UnknownArchitectureError, parse
 from pack.models.prior import usual_clamp
-from pack.models.registry import ARCHITECTURES
+from pack.models.registry import ARCHITECTURES, LATENT
 from pack.models.state_dict import CheckpointError, bare
 
 FILES = ("checkpoint_layouts.json.gz", "checkpoint_layouts2.json.gz")
@@ -98,6 +99,28 @@ def test_a_prefix_before_all_keys_is_no_part_of_them(name):
     assert list(LAYOUTS[name]["keys"])[0].startswith("model.")
     checkpoint = read({f"model.{key}": value for key, value in state_of(name).items()})
     assert checkpoint.architecture.id in ("karlo_decoder", "karlo_prior")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name.startswith("ldm/")])
+@pytest.mark.parametrize("part", ["whole", "without its autoencoder"])
+def test_a_latent_diffusion_file_is_its_network_with_what_stands_beside(name, part):
+    keys = LAYOUTS[name]["keys"]
+    state = {key: torch.ones(shape, device="meta" if shape else "cpu") for key, shape in keys.items()}
+    if part != "whole":
+        assert not ldm.is_latent({key: value for key, value in state.items() if not key.startswith("first_stage")})
+        return
+    assert ldm.is_latent(state)
+    network, beside = ldm.parted(state, name)
+    checkpoint, stated = parse(name, network, {}, LATENT), LAYOUTS[name]["facts"]
+    config = checkpoint.config
+    heads = (config.num_heads, config.head_channels)
+    wanted = {"cin": (1, None), "celeba": (1, 32), "lsun": (8, None)}
+    assert heads == next(found for key, found in wanted.items() if key in name)
+    assert len(checkpoint.facts.class_names) == stated.get("classes", 1) - 1
+    assert checkpoint.facts.no_class == stated.get("no_class")
+    assert checkpoint.facts.schedule == ("latent churches" if "lsun" in name else "latent")
+    assert config.in_channels == stated.get("latent", [4 if "lsun" in name else 3])[0]
+    assert any(key.startswith("first_stage_model.") for key in beside) and checkpoint.guesses == {}
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -6,6 +6,7 @@ import shutil
 import time
 
 import golden_files
+import ldm_golden
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,9 @@ from models.adm import network
 from models.asyrp.network import DeltaConfig, delta_block
 from models.glide.network import GlideConfig, GlideUNet
 from models.glide_clip.network import ImageConfig, ImageTower, TextConfig, TextTower
+from models.imagen.network import ImagenConfig, ImagenUNet
+from models.karlo.network import KarloConfig, KarloDecoder, KarloUpsampler, KarloUpsamplerConfig
+from models.prior.network import KarloPrior, PriorConfig
 from training.scenes import CLASS_NAMES
 
 pytestmark = pytest.mark.server
@@ -176,6 +180,14 @@ SUBSTITUTES = {
     "base_inpaint.pt": "random_glide_7.safetensors",
     "upsample.pt": "random_glide_6.safetensors",
     "clip_image_enc.pt": "random_clip_image.safetensors",
+    "decoder-ckpt-step=01000000-of-01000000.ckpt": "random_karlo_decoder.safetensors",
+    "improved-sr-ckpt-step=1.2M.ckpt": "random_karlo_upsampler.safetensors",
+    "prior-ckpt-step=01000000-of-01000000.ckpt": "random_karlo_prior.safetensors",
+    "ViT-L-14_stats.th": "random_stats.safetensors",
+    "cin256-v2.ckpt": "random_ldm.ckpt",
+    "goldfish": "class 1",
+    "IF-I-XL-v1.0.bin": "random_imagen_one.safetensors",
+    "IF-II-L-v1.0.bin": "random_imagen_two.safetensors",
     "golden retriever": "heart",
     "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
@@ -188,7 +200,8 @@ SUBSTITUTES = {
 }
 FLOWS = ("sd3", "flux")  # how names of flow checkpoints begin
 SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
-LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "CLIPVisionLoader", "Guidance_EncoderFromClipVision")
+LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
+TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
 
 
 def on_shipped_models(prompt):
@@ -218,6 +231,17 @@ def on_shipped_models(prompt):
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] in loaders and value[1] == 2:
                 node["inputs"][name] = [value[0], 1]
+    return replaced
+
+
+def on_small_towers(prompt):
+    """A workflow whose texts and pictures the host's own towers read."""
+    replaced = dict(prompt)
+    for key, node in prompt.items():
+        if node["class_type"] == "CLIPLoader":
+            replaced[key] = {"class_type": TOWERS[node["inputs"]["type"]], "inputs": {}}
+        elif node["class_type"] == "CLIPVisionLoader":
+            replaced[key] = {"class_type": "SmallCLIPVision", "inputs": {}}
     return replaced
 
 
@@ -280,6 +304,42 @@ def random_glide(server):
         save_file(state, encoders / f"random_clip_{half}.safetensors", metadata)
 
 
+def put(folder, name, network, family, **more):
+    """A network of one of our families in a folder of the server."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = golden_files.fill(network, f"{family}.").state_dict()
+    metadata = {"architecture": family, "config": json.dumps(vars(network.config)), **more}
+    save_file(state, folder / name, metadata)
+
+
+@pytest.fixture(scope="module")
+def random_cascades(server):
+    """Random weights in the layouts of Karlo and IF, for `stand_ins`' towers: CLIP is 16 wide, T5 48."""
+    models, priors = (server.base / "models" / f"guidance_{kind}" for kind in ("models", "priors"))
+    shape = {"model_channels": 16, "num_res_blocks": 1, "channel_mult": (1, 2), "num_heads": 2, "groups": 4}
+    reads = {**shape, "out_channels": 6, "attention": (2,), "text_width": 16}
+    alone = {**shape, "out_channels": 3, "in_channels": 6, "attention": (), "middle_attention": False}
+    decoder = KarloDecoder(KarloConfig(**reads, clip_width=16))
+    put(models, "random_karlo_decoder.safetensors", decoder, "karlo_decoder", image_size="32")
+    upsampler = KarloUpsampler(KarloUpsamplerConfig(**alone, scale_shift_norm=False))
+    put(models, "random_karlo_upsampler.safetensors", upsampler, "karlo_upsampler", image_size="64")
+    if_reads = {**reads, "activation": "gelu", "text_norm": True, "t5_width": 48, "pool_heads": 4}
+    one, two = ImagenConfig(**if_reads), ImagenConfig(**if_reads, in_channels=6, augments=True)
+    put(models, "random_imagen_one.safetensors", ImagenUNet(one), "imagen", image_size="32")
+    put(models, "random_imagen_two.safetensors", ImagenUNet(two), "imagen", image_size="64")
+    put(priors, "random_karlo_prior.safetensors", KarloPrior(PriorConfig(32, 1, 2, 16)), "karlo_prior")
+    statistics = {"clip_mean": golden_files.draw((16,), 6), "clip_std": 1 + golden_files.draw((16,), 7).abs()}
+    save_file(statistics, priors / "random_stats.safetensors")
+
+
+@pytest.fixture(scope="module")
+def random_latent(server, comfy):
+    """A small checkpoint of latent diffusion, with its autoencoder."""
+    folder = server.base / "models" / "guidance_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": ldm_golden.checkpoint() | ldm_golden.first_stage()}, folder / "random_ldm.ckpt")
+
+
 @pytest.fixture(scope="module")
 def random_delta_block(server):
     """Random weights in the form of Asyrp's files, as wide as our U-Net."""
@@ -314,11 +374,19 @@ def example_picture(server):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_api_workflow_runs_and_saves_a_picture(
-    server, random_upsampler, random_glide, random_delta_block, random_attributes, example_picture, path
+    server,
+    random_upsampler,
+    random_glide,
+    random_cascades,
+    random_latent,
+    random_delta_block,
+    random_attributes,
+    example_picture,
+    path,
 ):
     prompt = json.loads(path.read_text("utf-8"))
     foreign = any(node["class_type"] in LOADERS for node in prompt.values())
-    prompt = on_shipped_models(prompt) if foreign else prompt
+    prompt = on_shipped_models(prompt) if foreign else on_small_towers(prompt)
     needs_files = foreign or any(
         value in SUBSTITUTES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)
     )

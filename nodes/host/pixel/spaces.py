@@ -32,16 +32,38 @@ class HaarFormat(comfy.latent_formats.LatentFormat):
     ) * COLOURS
 
 
+class SmallFormat(comfy.latent_formats.LatentFormat):
+    """Latents of latent diffusion's VQ-f4, [B 3 H/4 W/4]."""
+
+    latent_channels = 3
+    spacial_downscale_ratio = 4
+
+
+class SmallerFormat(comfy.latent_formats.LatentFormat):
+    """Latents of its KL-f8, [B 4 H/8 W/8]."""
+
+    latent_channels = 4
+    spacial_downscale_ratio = 8
+
+
 @dataclass(frozen=True)
 class Space:
-    """How a network of pictures is shown to the host."""
+    """How a network of pictures, or of an autoencoder's latents, is shown to the host."""
 
     latent_format: type[comfy.latent_formats.LatentFormat]
-    to_pixels: Callable[[Tensor], Tensor]
+    to_pixels: Callable[[Tensor], Tensor]  # what the network takes
     from_pixels: Callable[[Tensor], Tensor]
+    predicted: int = COLOURS  # channels of what it predicts, before those of a variance
+    bounded: bool = True  # in [-1, 1], as pictures are
+
+
+def same(x: Tensor) -> Tensor:
+    return x
 
 
 SPACES = {
-    "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
+    "pixels": Space(PixelFormat, same, same),
     "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
+    "latent f4": Space(SmallFormat, same, same, predicted=3, bounded=False),
+    "latent f8": Space(SmallerFormat, same, same, predicted=4, bounded=False),
 }

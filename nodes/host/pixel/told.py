@@ -36,8 +36,7 @@ def text_in(given: dict[str, Any], facts: Facts, network: Any, device: Any) -> d
 def conditions(given: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Text, ...]]:
     """What a network is told beside x and t, and what of it both halves of a U-Net take: the text."""
     y, states, seen = given.get("y"), given.get("states"), given.get("seen")
-    if y is None:
-        return (), ()
-    mask = None if seen is None else seen.bool()  # the host makes numbers of it
-    text = () if states is None else (Text(states, y, mask),)
-    return text or (y,), text
+    if states is None:
+        return () if y is None else (y,), ()
+    text = Text(states, y, None if seen is None else seen.bool())  # the host makes numbers of it
+    return (text,), (text,)

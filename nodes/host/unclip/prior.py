@@ -46,7 +46,7 @@ class HostPrior:
 
         `seeds` are the first and how many; row i is that of seed + i alone.
         """
-        wanted, null = (read_clip(clip, text, self.width) for text in texts)
+        wanted, null = (self._read(clip, text) for text in texts)
         mm.load_models_gpu([self.patcher])
         device, (seed, count) = self.patcher.load_device, seeds
         sigmas = [*reversed(self.schedule.sigmas[respaced(str(steps))].tolist()), 0.0]
@@ -59,6 +59,13 @@ class HostPrior:
         found = (x0.cpu() * self.std + self.mean).to(mm.intermediate_device())
         assert wanted.pooled is not None
         return found, cosine_similarity(found, wanted.pooled.to(found))
+
+    def _read(self, clip: Any, text: str) -> Read:
+        """Of as many tokens as the prior reads. Raises ValueError where the text has more."""
+        read, context = read_clip(clip, text, self.width), self.patcher.model.config.context
+        if read.mask[:, context:].any():
+            raise ValueError(f"the text has {int(read.mask.sum())} tokens, and the prior reads {context}; shorten it")
+        return Read(read.states[:, :context], read.mask[:, :context], read.pooled)
 
     def _predict(self, texts: list[Read], scale: float, clamp: float, x: Tensor, sigma: Tensor) -> tuple[Tensor, None]:
         """u + scale (c - u) of the predicted embeddings, clamped (Ho & Salimans 2022 on x0, as published)."""
