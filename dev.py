@@ -11,8 +11,10 @@
     python dev.py train NAME [arguments]    unet, hspace_unet, classifier, clip, diffae, latent_prior, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
-    python dev.py workflow NAME             workflows/NAME.json for the editor, from its API form and note;
-                                            --picture NAME: workflows/NAME.jpg shows its graph, for lack of a result
+    python dev.py workflow NAME             its template in example_workflows, from API form, note and picture;
+                                            --picture NAME: the picture shows its graph, for lack of a result;
+                                            --blueprints: those of subgraphs/
+    python dev.py locales                   locales/en anew, from the nodes; what other languages lack, and what is gone
 
 `--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
 """
@@ -200,6 +202,7 @@ def test(version: str | None, arguments: list[str]) -> int:
         os.environ["GUIDANCE_TEST_DEVICE"] = device
     if chosen == ["browser"]:
         install_browser()
+        install_newest_frontend()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than threads for networks this small
     workers = min(4, os.cpu_count() or 1)  # they share a GPU, too, whose memory networks this small don't fill
     shared = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and chosen != ["browser"] else []
@@ -251,6 +254,14 @@ def install_browser() -> None:
     os.environ["GUIDANCE_PLAYWRIGHT"] = str(folder / "node_modules" / "playwright-core")
 
 
+def install_newest_frontend() -> None:
+    """The frontend that users of today get, beside the one that the host asks for."""
+    folder = cache() / "frontend"
+    install = (python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade")
+    run(*install, "--target", folder, "comfyui-frontend-package")
+    os.environ["GUIDANCE_NEWEST_FRONTEND"] = str(folder / "comfyui_frontend_package" / "static")
+
+
 def serve(version: str | None, arguments: list[str]) -> int:
     flags = [*arguments, *(["--cpu"] if shutil.which("nvidia-smi") is None and "--cpu" not in arguments else [])]
     if platform.system() == "Darwin" and "--cpu" not in arguments:
@@ -284,7 +295,9 @@ def bench(version: str | None, arguments: list[str]) -> int:
 
 def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
-        sys.exit("train NAME: unet, hspace_unet, classifier, clip, semantic_start, diffae, latent_prior, judge")
+        sys.exit(
+            "train NAME: unet, hspace_unet, classifier, clip, matching, semantic_start, diffae, latent_prior, judge"
+        )
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
     pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)
     return module(name, *(str(Path(part).absolute()) if before in PATHS else part for before, part in pairs))
@@ -306,15 +319,21 @@ def check(version: str | None, arguments: list[str]) -> int:
 
 
 def workflow(version: str | None, arguments: list[str]) -> int:
-    script = "build.mjs"
-    if arguments[:1] == ["--picture"]:
-        script, arguments = "picture.mjs", arguments[1:]
+    scripts = {"--picture": ["build.mjs", "picture.mjs"], "--blueprints": ["blueprints.mjs"]}
+    kind, names = (arguments[0], arguments[1:]) if arguments[:1] and arguments[0] in scripts else ("", arguments)
     install_browser()
     folder = comfyui(version)
     flags = ("--cpu", "--input-directory", str(folder / "input"))  # the host's example picture lies there
     with running(folder, str(python()), flags=flags) as host:
-        run("node", ROOT / "workflows" / script, host.url, *arguments)
-    return 0
+        for script in scripts.get(kind, ["build.mjs"]):
+            run("node", ROOT / "workflows" / script, host.url, *names)
+    pictures = [name for name in names if (ROOT / "workflows" / "pictures" / f"{name}.jpg").exists()]
+    return module("bench.thumbnails", *pictures) if pictures else 0
+
+
+def locales(version: str | None, arguments: list[str]) -> int:
+    os.environ["GUIDANCE_RECORD_LOCALES"] = "1"
+    return test(version, ["-n0", "--quiet", "tests/nodes/test_locales.py", "tests/test_help.py", *arguments])
 
 
 PATHS = {"--images", "--out", "--resume", "--first-stage", "--autoencoder"}  # named from where the command is typed
@@ -327,6 +346,7 @@ COMMANDS: dict[str, Callable[[str | None, list[str]], int]] = {
     "convert": convert,
     "check": check,
     "workflow": workflow,
+    "locales": locales,
 }
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from training.scenes import CLASSES, COLOURS, SHAPES, draw, render
 
 from . import judge, made_with
-from .guided_step import load_pack
 from .host_server import PACK
+from .pack import Pack, ksampler
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -35,16 +35,10 @@ REAL, REAL_SEED = 4096, 770_101
 Sample = Callable[[float], tuple[Any, float]]  # scale -> MODEL, cfg
 
 
-class Bench:
+class Bench(Pack):
     def __init__(self) -> None:
-        self.pack = load_pack("--force-channels-last")
+        super().__init__()
         self.model = self.node("Guidance_LoadModel", model_name="scenes_unet.safetensors")[0]
-
-    def node(self, name: str, **inputs: Any) -> Any:
-        entries = self.pack[name].define_schema().inputs
-        defaults = {entry.id: getattr(entry, "default", None) for entry in entries}
-        given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
-        return self.pack[name].execute(**given).args
 
     def conditioning(self, *labels: str) -> Any:
         return self.node("Guidance_ClassConditioning", model=self.model, class_label="\n".join(labels))[0]
@@ -61,14 +55,6 @@ class Bench:
             middle = (low + high) / 2
             low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
         return low
-
-    def ksampler(self, model: Any, cfg: float, labels: list[str], noise: Tensor, steps: int) -> Tensor:
-        import comfy.sample
-
-        positive, negative = self.conditioning(*labels), self.conditioning("")
-        options = {"disable_pbar": True, "seed": 0}
-        empty = torch.zeros_like(noise)
-        return comfy.sample.sample(model, noise, steps, cfg, "ddim", "normal", positive, negative, empty, **options)
 
     def combined(self, conditions: list[tuple[str, float]], noise: Tensor, method: dict[str, Any]) -> Tensor:
         import comfy.samplers
@@ -142,7 +128,14 @@ def cell(bench: Bench, sample: Sample, strength: float, real: Tensor) -> dict[st
     noise = noise_of(len(labels), 11)
     model, cfg = sample(strength)
     parts = [
-        bench.ksampler(model, cfg, labels[start : start + AT_ONCE], noise[start : start + AT_ONCE], 20)
+        ksampler(
+            model,
+            cfg,
+            bench.conditioning(*labels[start : start + AT_ONCE]),
+            bench.conditioning(""),
+            noise[start : start + AT_ONCE],
+            20,
+        )
         for start in range(0, len(labels), AT_ONCE)
     ]
     return measure(torch.cat(parts), real)

@@ -18,7 +18,9 @@ from .host_server import PACK
 
 DEMO = PACK / "models" / "demo"
 JUDGE = PACK / "bench" / "judge" / "judge.safetensors"
-UNET, DIFFAE, HSPACE = (DEMO / "models" / f"scenes_{name}.safetensors" for name in ("unet", "diffae", "hspace"))
+UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER = (
+    DEMO / "models" / f"scenes_{name}.safetensors" for name in ("unet", "diffae", "hspace", "text", "upsampler")
+)
 CLASSIFIER = DEMO / "classifiers" / "scenes_classifier.safetensors"
 CLIP = DEMO / "encoders" / "scenes_clip.safetensors"
 Hashes = dict[str, str]  # path in the repository -> SHA-256

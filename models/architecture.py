@@ -34,7 +34,7 @@ class Architecture(Generic[ConfigT]):
     title: str
     """The family in words, for messages."""
     kind: str
-    """"model" (predicts noise), "classifier", "encoder" or "prior" (of an unCLIP)."""
+    """"model" (predicts noise), "classifier", "encoder", "matcher" or "prior" (of an unCLIP)."""
     keys: tuple[str, ...]
     """Keys that every file of the family has."""
     absent: tuple[str, ...]
@@ -84,12 +84,15 @@ def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
 
 
+def first_fitting(state: StateDict, families: Sequence[Architecture[Any]]) -> Architecture[Any] | None:
+    return next((family for family in families if not family.lacks(state)), None)
+
+
 def detect(state: StateDict, families: Sequence[Architecture[Any]], name: str) -> Architecture[Any]:
     """The first family that the keys fit. Raises UnknownArchitectureError with the nearest one."""
+    if (fitting := first_fitting(state, families)) is not None:
+        return fitting
     lacking = {family.id: family.lacks(state) for family in families}
-    for family in families:
-        if not lacking[family.id]:
-            return family
     nearest = min(families, key=lambda family: len(lacking[family.id]) / len(family.keys))
     shown = ", ".join(sorted(state)[:3])
     raise UnknownArchitectureError(
@@ -109,7 +112,7 @@ def parse(
             f"{name} holds an autoencoder beside its network (first_stage_model.), so the network works on latents; "
             "models of pictures are loaded here, and Load Checkpoint loads Stable Diffusion's"
         )
-    state = _keys_of_a_family(state, families)
+    state = own_names(state, families)
     own = {family.id: family for family in families}.get(metadata.get("architecture", ""))
     family = own or detect(state, families, name)
     beside = {key: state.pop(key) for key in family.beside if key in state}
@@ -140,7 +143,7 @@ def _described(state: StateDict, name: str) -> dict[str, str]:
         ) from error
 
 
-def _keys_of_a_family(state: StateDict, families: Sequence[Architecture[Any]]) -> dict[str, Tensor]:
+def own_names(state: StateDict, families: Sequence[Architecture[Any]]) -> dict[str, Tensor]:
     """The weights that a network is sampled with, under their own names where that leads nearer to a family."""
     state = averaged_weights(without_bookkeeping(state))
     state.pop(DESCRIPTION, None)
@@ -233,7 +236,7 @@ def description(checkpoint: Checkpoint) -> Tensor:
 
 def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
     """Raises CheckpointError for models and classifiers of anything but colour pictures."""
-    if family.kind in ("encoder", "prior"):
+    if family.kind not in ("model", "classifier"):
         return
     given, upsampler = config.in_channels, family.kind == "model" and config.in_channels == 2 * COLOURS
     if given != COLOURS and not upsampler and given not in family.inputs:

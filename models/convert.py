@@ -1,7 +1,8 @@
-"""`python dev.py convert FILE [OUT]`: PyTorch files whose pickles ask for code -> safetensors; none of it runs.
+"""Convert Guidance File, and `python dev.py convert FILE [OUT]`: PyTorch files that ask for code -> safetensors.
 
-Lightning's checkpoints name classes of their own beside the weights, which weights-only loading refuses. Here only
-tensors, containers, numbers and texts are read; whatever else a file names is neither imported nor called.
+PyTorch's files whose pickles ask for code become safetensors; none of it runs. Lightning's checkpoints name classes of
+their own beside the weights, which weights-only loading refuses. Here only tensors, containers, numbers and texts are
+read; whatever else a file names is neither imported nor called.
 """
 
 from __future__ import annotations

@@ -40,6 +40,10 @@ class ImageEncoder(ABC):
     def embed_text(self, text: str) -> Tensor:
         """[1 D] in the space of `embed`, not normalised. Raises NoTextsError where there is no text tower."""
 
+    def embed_words(self, text: str) -> Tensor:
+        """[w D]: states of each word or token, behind the text tower's last norm. Raises ValueError as `embed_text`."""
+        raise NoTextsError("this encoder has no text tower that tells of single words")
+
     def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """One [B C h w] a layer."""
         found = self.encode(x, t, layers)

@@ -6,7 +6,7 @@ import json
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import commonprefix
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .archive import ProgramError, Source, opened
+from .foreign import foreign, foreign_beginning
 from .messages import plain
 from .pickled import DamagedError, Stored
 
@@ -34,7 +35,20 @@ ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # beginnings of PyTorch's files
 HEADER_LIMIT = 2 << 20  # bytes of a safetensors header; those of large models have 200 kB
 TENSORS = 10_000  # of a file; large models have 3000
 BLOCKS = 256  # of one kind in a network; the deepest have 64
-KINDS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL")
+KINDS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 PIECE = 1 << 22  # numbers looked at together
 UNREADABLE = (
     zipfile.BadZipFile,
@@ -56,28 +70,72 @@ class CheckpointError(ValueError):
         super().__init__(plain(message))
 
 
+class ForeignError(CheckpointError):
+    """A file of another use, which belongs elsewhere."""
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict on the CPU and text metadata (empty unless safetensors).
 
     Takes safetensors and PyTorch's files, of which nothing is unpickled. Raises CheckpointError for anything else, for
-    files that are cut short or larger inside than outside, for pickles that ask for code, and for weights that are NaN
-    or infinite.
+    files of other uses (`foreign`), for files that are cut short or larger inside than outside, for pickles that ask
+    for code, and for weights that are NaN or infinite.
     """
     path = Path(path)
-    head = beginning(path)
-    if head[8:9] == b"{":
+    if _is_safetensors(path):
         state, metadata = _read_safetensors(path)
-    elif head[:4] == ZIP or head[:1] == PICKLE:
-        state, metadata = _read_torch(path), {}
     else:
-        start = f"it begins with {head[:8]!r}" if head else "it is empty"
-        raise CheckpointError(
-            f"{path.name} is neither a safetensors file nor a PyTorch state dict ({start}); "
-            "download it again or convert it to safetensors"
-        )
+        state, metadata = _read_torch(path), {}
     check_growth(sum(value.nbytes for value in state.values()), path)
     _check_finite(state, path.name)
     return state, metadata
+
+
+def outline(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `read` returns, with tensors on the meta device: names and shapes are read, and no weights.
+
+    Raises CheckpointError for what these show to be of no use.
+    """
+    path = Path(path)
+    if not _is_safetensors(path):
+        with pytorch_file(path) as source:
+            stored = _wanted(source, path)
+            return {key: _empty(part.size, part.storage.dtype) for key, part in stored.items()}, {}
+    header = _checked_header(path)
+    metadata = header.pop("__metadata__", {})
+    try:
+        tensors = {key: _empty(entry["shape"], KINDS[entry["dtype"]]) for key, entry in header.items()}
+        return tensors, {key: str(text) for key, text in metadata.items()}
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path.name} is a damaged or truncated safetensors file (its shapes are none); download or save it again"
+        ) from error
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Of a file of weights; else it is PyTorch's. Raises CheckpointError for a file of neither kind."""
+    head = beginning(path)
+    if head[8:9] == b"{":
+        return True
+    if head[:4] == ZIP or head[:1] == PICKLE:
+        return False
+    if known := foreign_beginning(head):
+        raise CheckpointError(f"{path.name} is {known}")
+    start = f"it begins with {head[:8]!r}" if head else "it is empty"
+    raise CheckpointError(
+        f"{path.name} is neither a safetensors file nor a PyTorch state dict ({start}); "
+        "download it again or convert it to safetensors"
+    )
+
+
+def check_use(keys: Iterable[str], name: str) -> None:
+    """Raises ForeignError for files that belong elsewhere, with the place."""
+    if known := foreign(keys):
+        raise ForeignError(f"{name} is {known}")
 
 
 def beginning(path: Path) -> bytes:
@@ -98,7 +156,7 @@ def beginning(path: Path) -> bytes:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    _check_header(_header(path), path.name)
+    _checked_header(path)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
@@ -135,12 +193,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_header(header: dict[str, Any], name: str) -> None:
+def _checked_header(path: Path) -> dict[str, Any]:
+    """Of a file of weights that can be read here."""
+    header, name = _header(path), path.name
     _check_number(len(header), name)
+    check_use(header, name)
     for key, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
-        if key != "__metadata__" and kind not in KINDS:
+        if key != "__metadata__" and (not isinstance(kind, str) or kind not in KINDS):
             raise CheckpointError(f"{name} holds {key} as {kind}, which can't be weights; {', '.join(KINDS)} can")
+    return header
 
 
 # --- PyTorch's files
@@ -171,16 +233,26 @@ def pytorch_file(path: Path) -> Iterator[Source]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     with pytorch_file(path) as source:
-        content = source.content()
-        if source.asked:
-            raise CheckpointError(
-                f"{path.name} holds a pickle that would run code when loaded, so it was refused (it asks for "
-                f"{', '.join(source.asked[:3])}); use a safetensors version of this file or make one with `python "
-                "dev.py convert`"
-            )
-        stored = _stored(content, path.name)
-        check_growth(sum(part.nbytes for part in stored.values()), path)
-        return source.tensors(stored)
+        return source.tensors(_wanted(source, path))
+
+
+def _wanted(source: Source, path: Path) -> dict[str, Stored]:
+    """The state dict of a PyTorch file, not yet read. Raises CheckpointError for what can't be used."""
+    content = source.content()
+    within = unwrapped(content)
+    check_use(filter(_is_text, within if isinstance(within, Mapping) else ()), path.name)
+    if source.asked:
+        raise CheckpointError(
+            f"{path.name} holds a pickle that would run code when loaded, so it was refused (it asks for "
+            f"{', '.join(source.asked[:3])}); Convert Guidance File makes a safetensors file of it, and runs nothing"
+        )
+    stored = _stored(within, path.name)
+    check_growth(sum(part.nbytes for part in stored.values()), path)
+    return stored
+
+
+def _is_text(key: Any) -> bool:
+    return isinstance(key, str)
 
 
 def unwrapped(content: Any) -> Any:
@@ -199,8 +271,7 @@ def _holds_more_than_numbers(part: Any) -> bool:
 
 
 def _stored(content: Any, name: str) -> dict[str, Stored]:
-    """The state dict inside what a file held."""
-    content = unwrapped(content)
+    """The tensors of an unwrapped state dict."""
     if isinstance(content, tuple) and len(content) == 2:  # mean and deviation, beside Karlo's prior
         content = {str(number): value for number, value in enumerate(content)}
     if isinstance(content, Mapping):

@@ -5,15 +5,18 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     apply_guides,
     cfg,
+    convert,
     guides,
     hspace,
     hspace_pictures,
     hspace_training,
     judging,
     loaders,
+    matching,
     pictures,
     pixels,
     sampling,
+    scale_sheet,
     semantic,
     semantic_loaders,
     text_conditioning,
@@ -29,6 +32,7 @@ class GuidanceExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *loaders.NODES,
+            *convert.NODES,
             *guides.NODES,
             *apply_guides.NODES,
             *cfg.NODES,
@@ -40,7 +44,9 @@ class GuidanceExtension(ComfyExtension):
             *hspace_training.NODES,
             *pixels.NODES,
             *pictures.NODES,
+            *scale_sheet.NODES,
             *judging.NODES,
+            *matching.NODES,
             *text_conditioning.NODES,
             *unclip.NODES,
         ]

@@ -16,7 +16,7 @@ from .host.cfg.plan import OWN_SCALE, Plan
 from .host.cfg.run import patched, scale_curve
 from .host.errors import GuidanceNode, about
 from .plot import Panel, plot
-from .widgets import window_inputs
+from .widgets import WindowNode, window_inputs
 
 CATEGORY = "guidance/cfg"
 AXIS = "log10 sigma (noise right, picture left)"
@@ -27,13 +27,16 @@ def curve_inputs() -> list[Any]:
     return [
         *window_inputs(
             "Where in the run guidance begins; 0 is pure noise.",
-            "Where it ends; 1 is the finished picture. Outside, what isn't needed is not evaluated.",
+            "Where in the run guidance ends; 1 is the finished picture. Outside the window is no guidance, at half the "
+            "cost.",
         ),
-        io.String.Input("curve", default="constant", advanced=True, tooltip=f"Strength in the window: {LANGUAGE}."),
+        io.String.Input(
+            "curve", default="constant", advanced=True, tooltip=f"How guidance runs within the window: {LANGUAGE}."
+        ),
     ]
 
 
-class CFGCondition(GuidanceNode):
+class CFGCondition(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -41,16 +44,32 @@ class CFGCondition(GuidanceNode):
             display_name="CFG Condition",
             category=CATEGORY,
             description="One condition for CFG Combiner: its scale, when and where it counts, and against what.",
-            search_aliases=["AND", "NOT", "composable", "IP2P", "autoguidance", "PAG", "perp-neg", "CFG schedule"],
+            search_aliases=[
+                "AND",
+                "NOT",
+                "composable",
+                "IP2P",
+                "autoguidance",
+                "PAG",
+                "perp-neg",
+                "CFG schedule",
+                "negative prompt",
+                "条件",
+                "负面条件",
+                "无分类器引导",
+            ],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="What to steer to."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="What to steer to: a prompt, a class, with ControlNet or area."
+                ),
                 io.Float.Input(
                     "guidance_scale",
                     default=4.5,
                     min=-100.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="For the first condition 1 is off; for each further one 0 is off, and below 0 means NOT.",
+                    tooltip="How strongly. The first condition is a usual cfg: 1 is no guidance, 3 to 7.5 are useful. "
+                    "Each further one is added: 0 is off, 3 to 7.5 AND, -1 to -4 NOT.",
                 ),
                 io.Combo.Input(
                     "reference",
@@ -61,11 +80,21 @@ class CFGCondition(GuidanceNode):
                     "condition (ICG) or another time (TSG).",
                 ),
                 *curve_inputs(),
-                io.Mask.Input("mask", optional=True, tooltip="White: where the condition counts."),
-                sockets.Condition.Input("parent", optional=True, tooltip="For reference = parent."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White: where the condition counts. Not connected: everywhere."
+                ),
+                sockets.Condition.Input(
+                    "parent",
+                    optional=True,
+                    tooltip="For reference = parent: the CFG Condition that this one is measured against.",
+                ),
                 io.Model.Input("model", optional=True, tooltip="For reference = model: the weaker model."),
             ],
-            outputs=[sockets.Condition.Output(display_name="condition")],
+            outputs=[
+                sockets.Condition.Output(
+                    display_name="condition", tooltip="For CFG Combiner, or for parent of another one."
+                )
+            ],
         )
 
     @classmethod
@@ -101,14 +130,37 @@ class CFGCombiner(GuidanceNode):
             display_name="CFG Combiner",
             category=CATEGORY,
             description="Any number of conditions in one defined formula, as a guider for SamplerCustomAdvanced.",
-            search_aliases=["guider", "composable diffusion", "AND NOT", "dual CFG", "autoguidance", "APG", "perp-neg"],
+            search_aliases=[
+                "guider",
+                "composable diffusion",
+                "AND NOT",
+                "dual CFG",
+                "autoguidance",
+                "APG",
+                "perp-neg",
+                "条件组合",
+                "无分类器引导",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="CFG Patches before it add their methods."),
-                io.Autogrow.Input("conditions", template=conditions),
-                io.Conditioning.Input("negative", optional=True, tooltip="What the conditions are measured against."),
+                io.Model.Input(
+                    "model", tooltip="Any model. CFG Patches before it add their methods, Apply Guides its guides."
+                ),
+                io.Autogrow.Input(
+                    "conditions",
+                    template=conditions,
+                    tooltip="From CFG Condition, up to 16. The first is the main one.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="The negative prompt: what conditions with reference = negative are measured against.",
+                ),
                 method_input(),
             ],
-            outputs=[io.Guider.Output(), io.Image.Output(display_name="scales")],
+            outputs=[
+                io.Guider.Output(tooltip="For SamplerCustomAdvanced."),
+                io.Image.Output(display_name="scales", tooltip="Plot: the scale of each condition over the run."),
+            ],
         )
 
     @classmethod
@@ -146,7 +198,26 @@ class CFGPatch(GuidanceNode):
             display_name="CFG Patch",
             category=CATEGORY,
             description="A form of CFG, or a schedule of its scale, for KSampler and every other sampler.",
-            search_aliases=["APG", "rescale CFG", "CFG++", "CFG-Zero", "interval", "CFG schedule", "thresholding"],
+            search_aliases=[
+                "APG",
+                "rescale CFG",
+                "CFG++",
+                "CFG-Zero",
+                "interval",
+                "CFG schedule",
+                "dynamic thresholding",
+                "mimic",
+                "burnt",
+                "burnt colours",
+                "saturation",
+                "oversaturated",
+                "无分类器引导",
+                "引导强度",
+                "动态阈值",
+                "过饱和",
+                "过曝",
+                "饱和度",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any model. CFG Patches before it add their methods."),
                 method_input(),
@@ -156,11 +227,16 @@ class CFGPatch(GuidanceNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Within the window; outside it is 1. 0: the sampler's own cfg.",
+                    display_name="guidance_scale (0: the sampler's cfg)",
+                    tooltip="The cfg within the window; outside it is 1, no guidance. 0 is no scale: it takes the cfg "
+                    "that the sampler has. 1 is no guidance, 3 to 10 are useful.",
                 ),
                 *curve_inputs(),
             ],
-            outputs=[io.Model.Output(), io.Image.Output(display_name="scales")],
+            outputs=[
+                io.Model.Output(tooltip="The model with this form of CFG. For any sampler."),
+                io.Image.Output(display_name="scales", tooltip="Plot: the scale over the run."),
+            ],
         )
 
     @classmethod

@@ -29,7 +29,7 @@ def _share(name: str, default: float, tooltip: str, high: float = 1.0, low: floa
 METHODS: dict[str, Choice] = {
     "constant": Choice((), lambda: Plan()),
     "rescale": Choice(
-        (_share("phi", 0.7, "How much of the condition's own deviation is kept. 0 is plain CFG."),),
+        (_share("phi", 0.7, "How much of the contrast that cfg adds is taken back. 0 is plain CFG, 0.7 usual."),),
         lambda phi: Plan((Rescale(phi),)),
     ),
     "dynamic threshold": Choice(
@@ -41,33 +41,58 @@ METHODS: dict[str, Choice] = {
                 max=1.0,
                 step=0.005,
                 round=0.0001,
-                tooltip="Share of all numbers that keep their place; the range is what they span, at least 1.",
+                tooltip="Share of all values that may keep their size; what is larger is clipped. Lower: calmer "
+                "colours.",
             ),
-            io.Float.Input("limit", default=0.0, min=0.0, max=10.0, step=0.1, tooltip="Largest range; below 1: none."),
+            io.Float.Input(
+                "limit",
+                default=0.0,
+                min=0.0,
+                max=10.0,
+                step=0.1,
+                tooltip="How far values may reach at most, 1 to 1.5. Below 1: no limit.",
+            ),
         ),
         lambda percentile, limit: Plan((DynamicThreshold(percentile, limit),), pixels_only=True),
     ),
     "mimic threshold": Choice(
         (
             io.Float.Input(
-                "mimic_scale", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="The scale whose range is kept."
+                "mimic_scale",
+                default=7.0,
+                min=0.0,
+                max=100.0,
+                step=0.1,
+                tooltip="Colours and contrast are kept to what this cfg would give.",
             ),
-            _share("phi", 1.0, "How much of it. 0 is plain CFG."),
+            _share("phi", 1.0, "How much of it. 0 is plain CFG, 1 all of it."),
         ),
         lambda mimic_scale, phi: Plan((MimicThreshold(mimic_scale, phi=phi),)),
     ),
     "APG": Choice(
         (
-            _share("eta", 0.0, "What counts of the part that only saturates. 1 is plain CFG.", high=2.0),
+            _share(
+                "eta",
+                0.0,
+                "How much is kept of the part of cfg that only saturates colours: 0 none of it. 1 is plain CFG.",
+                high=2.0,
+            ),
             io.Float.Input(
                 "cap",
                 default=0.06,
                 min=0.0,
                 max=Cap.NONE,
                 step=0.01,
-                tooltip="Largest push for scale 2, as root mean square; 0, 100: none. Latents about .06, pixels .03.",
+                tooltip="Longest push of a step that is allowed; smaller is calmer. About 0.06 on latents, 0.03 on "
+                "pixels. 0 or 100: no limit.",
             ),
-            _share("momentum", -0.5, "Of the push from step to step; below 0 it pushes apart. 0: none.", low=-1.0),
+            _share(
+                "momentum",
+                -0.5,
+                "How much of the last step's push goes on into this one; below 0 it is taken off, as in the paper. 0: "
+                "none.",
+                low=-1.0,
+            ),
         ),
         lambda eta, cap, momentum: Plan((Momentum(momentum), Cap(cap), Parallel(eta))),
     ),
@@ -77,19 +102,32 @@ METHODS: dict[str, Choice] = {
     ),
     "CFG-Zero*": Choice(
         (
-            _share("strength", 1.0, "How much of the negative's fitted size is used. 0 is plain CFG."),
-            _share("zero_init", 0.04, "Share of the run, from pure noise, at which a flow stands still. 0: none."),
+            _share(
+                "strength",
+                1.0,
+                "How far the negative is fitted to the condition before cfg. 0 is plain CFG, 1 the paper.",
+            ),
+            _share(
+                "zero_init",
+                0.04,
+                "Share of the run, from pure noise on, in which nothing happens yet; for flow models. 0: none.",
+            ),
         ),
         lambda strength, zero_init: Plan((ZeroStar(strength),), zero_init=zero_init),
     ),
     "tangential (TCFG)": Choice(
-        (_share("strength", 1.0, "How much of the negative's own direction is dropped. 0 is plain CFG."),),
+        (_share("strength", 1.0, "How much of what only the negative says is dropped. 0 is plain CFG, 1 the paper."),),
         lambda strength: Plan((Tangential(strength),)),
     ),
     "frequency (FDG)": Choice(
         (
-            _share("low", 0.45, "Multiplies scale - 1 for coarse parts. 1 is plain CFG.", high=5.0),
-            _share("high", 1.0, "Multiplies scale - 1 for fine parts. 1 is plain CFG.", high=5.0),
+            _share(
+                "low",
+                0.45,
+                "Guidance for coarse parts (light, colour, layout), times this. 1 is plain CFG; lower: calmer.",
+                high=5.0,
+            ),
+            _share("high", 1.0, "Guidance for fine parts (edges, texture), times this. 1 is plain CFG.", high=5.0),
         ),
         lambda low, high: Plan((Bands(low, high),)),
     ),
@@ -98,7 +136,7 @@ METHODS: dict[str, Choice] = {
             _share(
                 "strength",
                 1.0,
-                "In CFG Combiner, for negative scales: how much of the wanted one they can't touch.",
+                "For conditions of negative scale in CFG Combiner: how far they are kept from touching the main one.",
             ),
         ),
         lambda strength: Plan((PerpNeg(strength),)),
@@ -118,8 +156,10 @@ METHODS: dict[str, Choice] = {
     ),
     "history (HiGS)": Choice(
         (
-            _share("strength", 0.5, "How far from the mean of the steps before. 0 is plain CFG.", high=5.0),
-            _share("memory", 0.6, "How slowly that mean forgets.", high=0.99),
+            _share(
+                "strength", 0.5, "How hard it pushes away from the mean of the steps before. 0 is plain CFG.", high=5.0
+            ),
+            _share("memory", 0.6, "How slowly that mean forgets: 0 is the last step alone.", high=0.99),
         ),
         lambda strength, memory: Plan((History(strength, memory),)),
     ),
@@ -145,7 +185,8 @@ def method_input() -> Any:
     return io.DynamicCombo.Input(
         "method",
         options=[io.DynamicCombo.Option(name, list(choice.inputs)) for name, choice in METHODS.items()],
-        tooltip="A form of CFG. Several: a CFG Patch for each; they act in one published order.",
+        tooltip="The form of CFG. Colours burn: APG or rescale. Flow models: CFG-Zero*. Faster: adaptive skip. "
+        "constant is plain CFG. Several: one CFG Patch for each; they act in one published order.",
     )
 
 

@@ -11,49 +11,55 @@ from ..guidance.clip_energy import DISTANCES
 from ..guidance.structure_energy import METHODS
 from ..guidance.weight import CURVES, Weight
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import about
 from .host.guides.classifier import HostClassifier
 from .host.guides.encoder import Encoder
 from .host.guides.guide import (
     Guide,
     classifier_guide,
     content_guide,
+    match_guide,
     palette_guide,
     structure_guide,
     style_guide,
     text_guide,
 )
+from .host.judging.matcher import Matcher
 from .host.pictures import to_pixels
 from .pixels import CLASS_LABEL_TOOLTIP
-from .widgets import weight_input, window_inputs
+from .widgets import WindowNode, weight_input, window_inputs
 
 CATEGORY = "guidance/guides"
 FRESH, FIXED = "fresh", "fixed"
-REFERENCE_TOOLTIP = "The reference. Any size and aspect: its centre is taken. Several pictures are averaged."
+REFERENCE_TOOLTIP = (
+    "The reference picture. Any size and aspect: its centre is taken. Several pictures in a batch are averaged."
+)
+WEIGHT_TOOLTIP = (
+    "How hard the guide pulls. 0: off. 1: a good start. 0.3 to 3 is the useful range; more can be typed. Below 0 it "
+    "pushes away."
+)
+CURVE_TOOLTIP = (
+    "How the weight runs within the window: constant, rising (linear, cosine), falling (... down), or high in the "
+    "middle (bell)."
+)
+GUIDE_TOOLTIP = "One guide. Connect it to Apply Guides, or to Combine Guides for several."
 LAYERS_TOOLTIP = (
-    "Feature maps to compare, separated by commas; empty: the encoder's usual ones. A wrong name lists all."
+    "Feature maps of the encoder to compare, separated by commas. Empty: its usual ones. A wrong name is answered with "
+    "all names."
 )
 
 
-def weight_inputs(default: float = 1.0, start: float = 0.1, end: float = 0.9) -> list[Any]:
+def weight_inputs(start: float = 0.1, end: float = 0.9, tooltip: str = WEIGHT_TOOLTIP) -> list[Any]:
     """What every guide has, in this order."""
     return [
-        weight_input(
-            default,
-            1000.0,
-            "Strength. 1 is usable as it is: the paper's own scale for noise-aware encoders, a third of the model's "
-            "own step for others. 0 is off, negative pushes away.",
-            name="weight",
-        ),
+        weight_input(1.0, 1000.0, tooltip, name="weight"),
         *window_inputs(
             "Where in the run the guide begins; 0 is pure noise.",
-            "Where it ends; 1 is the finished picture. Outside its window a guide costs nothing.",
+            "Where in the run the guide ends; 1 is the finished picture. Outside its window a guide costs nothing.",
             start,
             end,
         ),
-        io.Combo.Input(
-            "curve", options=list(CURVES), default="constant", advanced=True, tooltip="Strength within the window."
-        ),
+        io.Combo.Input("curve", options=list(CURVES), default="constant", advanced=True, tooltip=CURVE_TOOLTIP),
     ]
 
 
@@ -64,7 +70,9 @@ def strength_of(weight: float, start_percent: float, end_percent: float, curve: 
 
 
 def mask_input() -> Any:
-    return io.Mask.Input("mask", optional=True, tooltip="White: where the guide may change the picture.")
+    return io.Mask.Input(
+        "mask", optional=True, tooltip="White: where the guide may change the picture. Not connected: everywhere."
+    )
 
 
 def noise_input() -> Any:
@@ -74,13 +82,16 @@ def noise_input() -> Any:
         default=FRESH,
         advanced=True,
         optional=True,
-        tooltip="Noise-aware encoders see the reference as noisy as the sample: with new noise at each step, or the "
-        "same in the whole run.",
+        display_name="reference_noise (on the reference)",
+        tooltip="Noise-aware encoders are shown the reference with as much noise as the sample has at that step. "
+        "fresh: new noise at each step. fixed: the same noise in the whole run. Other encoders don't mind.",
     )
 
 
 def encoder_input() -> Any:
-    return sockets.Encoder.Input("encoder", tooltip="What looks at the pictures: Load Guidance Encoder.")
+    return sockets.Encoder.Input(
+        "encoder", tooltip="The network that looks at the pictures: Load Guidance Encoder, or Encoder from CLIP Vision."
+    )
 
 
 def read_reference(image: Tensor) -> Tensor:
@@ -98,7 +109,7 @@ def guide_output(guide: Guide) -> io.NodeOutput:
     return io.NodeOutput([guide])
 
 
-class ClassifierGuide(GuidanceNode):
+class ClassifierGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -106,14 +117,21 @@ class ClassifierGuide(GuidanceNode):
             display_name="Classifier Guide",
             category=CATEGORY,
             description="Steers towards a class of a noise-aware classifier, on any MODEL and sampler.",
-            search_aliases=["ADM", "classifier guidance", "class label"],
+            search_aliases=["ADM", "classifier guidance", "class label", "分类器引导", "类别"],
             inputs=[
-                sockets.Classifier.Input("classifier", tooltip="Load Guidance Classifier."),
+                sockets.Classifier.Input(
+                    "classifier", tooltip="The classifier that reads noisy pictures: Load Guidance Classifier."
+                ),
                 io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
-                *weight_inputs(start=0.0, end=1.0),
+                *weight_inputs(
+                    0.0,
+                    1.0,
+                    "How hard the classifier pulls. 0: off. 1: the exact posterior, for class-conditional models. 4 to "
+                    "16 for models without classes; more can be typed. Below 0 it pushes away.",
+                ),
                 mask_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -133,7 +151,7 @@ class ClassifierGuide(GuidanceNode):
         return guide_output(guide)
 
 
-class TextGuide(GuidanceNode):
+class TextGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -142,7 +160,14 @@ class TextGuide(GuidanceNode):
             category=CATEGORY,
             description="Steers towards a text, measured by a CLIP: for models that take no text, and for words that "
             "a model's own encoder doesn't know.",
-            search_aliases=["CLIP guidance", "SDG", "semantic diffusion guidance", "language guidance"],
+            search_aliases=[
+                "CLIP guidance",
+                "SDG",
+                "semantic diffusion guidance",
+                "language guidance",
+                "文字引导",
+                "语义引导",
+            ],
             inputs=[
                 encoder_input(),
                 io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
@@ -152,11 +177,12 @@ class TextGuide(GuidanceNode):
                     options=list(DISTANCES),
                     default="cosine",
                     advanced=True,
-                    tooltip="cosine as in SDG; spherical weakens near the goal.",
+                    tooltip="How far picture and text are apart: cosine as in the SDG paper; spherical pulls less near "
+                    "the goal.",
                 ),
                 mask_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -176,7 +202,44 @@ class TextGuide(GuidanceNode):
             return guide_output(text_guide(encoder, text, strength, loss, mask))
 
 
-class ContentGuide(GuidanceNode):
+class MatchGuide(WindowNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_MatchGuide",
+            display_name="Match Guide",
+            category=CATEGORY,
+            description="Steers towards a sentence about several things, measured by a matcher's cross attention: "
+            "which colour belongs to which shape, and what stands where.",
+            search_aliases=["MMCA", "image sentence matching", "attribute binding", "compositional"],
+            inputs=[
+                encoder_input(),
+                sockets.Matcher.Input("matcher", tooltip="Load Matcher; it was trained with this encoder."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
+                *weight_inputs(),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        matcher: Matcher,
+        text: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = strength_of(weight, start_percent, end_percent, curve)
+        with about("encoder"):
+            return guide_output(match_guide(encoder, matcher, text, strength, mask))
+
+
+class ContentGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -185,7 +248,18 @@ class ContentGuide(GuidanceNode):
             category=CATEGORY,
             description="Steers towards what a picture shows, wherever it stands in it: the distance of image "
             "embeddings.",
-            search_aliases=["SDG", "image guidance", "semantic guidance", "CLIP image guidance", "variation"],
+            search_aliases=[
+                "SDG",
+                "image guidance",
+                "semantic guidance",
+                "CLIP image guidance",
+                "variation",
+                "reference image",
+                "IPAdapter",
+                "语义引导",
+                "参考图",
+                "图像引导",
+            ],
             inputs=[
                 encoder_input(),
                 io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
@@ -193,7 +267,7 @@ class ContentGuide(GuidanceNode):
                 mask_input(),
                 noise_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -212,7 +286,7 @@ class ContentGuide(GuidanceNode):
         return guide_output(content_guide(encoder, read_reference(image), strength, reference_noise == FRESH, mask))
 
 
-class StructureGuide(GuidanceNode):
+class StructureGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -220,7 +294,16 @@ class StructureGuide(GuidanceNode):
             display_name="Structure Guide",
             category=CATEGORY,
             description="Steers towards the layout of a picture: feature maps, or how its places resemble each other.",
-            search_aliases=["SDG", "layout", "Splice", "self-similarity", "structure guidance"],
+            search_aliases=[
+                "SDG",
+                "layout",
+                "Splice",
+                "self-similarity",
+                "structure guidance",
+                "composition",
+                "结构",
+                "构图",
+            ],
             inputs=[
                 encoder_input(),
                 io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
@@ -230,13 +313,14 @@ class StructureGuide(GuidanceNode):
                     options=list(METHODS),
                     default="self-similarity",
                     advanced=True,
-                    tooltip="self-similarity leaves colours and textures free; difference of feature maps as in SDG.",
+                    tooltip="self-similarity keeps the layout and leaves colours and textures free. difference, as in "
+                    "the SDG paper, also carries colours over.",
                 ),
                 io.String.Input("layers", default="", advanced=True, tooltip=LAYERS_TOOLTIP),
                 mask_input(),
                 noise_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -259,7 +343,7 @@ class StructureGuide(GuidanceNode):
         return guide_output(guide)
 
 
-class StyleGuide(GuidanceNode):
+class StyleGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -267,7 +351,18 @@ class StyleGuide(GuidanceNode):
             display_name="Style Guide",
             category=CATEGORY,
             description="Steers towards the textures and colours of a picture: the distance of Gram matrices.",
-            search_aliases=["SDG", "Gram matrix", "style transfer", "style guidance"],
+            search_aliases=[
+                "SDG",
+                "Gram matrix",
+                "style transfer",
+                "style guidance",
+                "style reference",
+                "reference image",
+                "IPAdapter",
+                "风格",
+                "风格迁移",
+                "参考图",
+            ],
             inputs=[
                 encoder_input(),
                 io.Image.Input("image", tooltip=REFERENCE_TOOLTIP),
@@ -276,7 +371,7 @@ class StyleGuide(GuidanceNode):
                 mask_input(),
                 noise_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -297,7 +392,7 @@ class StyleGuide(GuidanceNode):
             return guide_output(style_guide(encoder, picture, strength, layers, reference_noise == FRESH, mask))
 
 
-class PaletteGuide(GuidanceNode):
+class PaletteGuide(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -305,13 +400,22 @@ class PaletteGuide(GuidanceNode):
             display_name="Palette Guide",
             category=CATEGORY,
             description="Steers towards the colours of a picture. Needs no encoder and costs next to nothing.",
-            search_aliases=["colour", "color", "palette", "sliced Wasserstein"],
+            search_aliases=[
+                "colour",
+                "color",
+                "palette transfer",
+                "color match",
+                "sliced Wasserstein",
+                "配色",
+                "调色板",
+                "色彩迁移",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="Whose colours. Several pictures are averaged."),
                 *weight_inputs(),
                 mask_input(),
             ],
-            outputs=[sockets.Guide.Output(display_name="guide")],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
         )
 
     @classmethod
@@ -328,4 +432,12 @@ class PaletteGuide(GuidanceNode):
         return guide_output(palette_guide(read_reference(image), strength, mask))
 
 
-NODES: list[type[io.ComfyNode]] = [TextGuide, ContentGuide, StructureGuide, StyleGuide, PaletteGuide, ClassifierGuide]
+NODES: list[type[io.ComfyNode]] = [
+    TextGuide,
+    ContentGuide,
+    StructureGuide,
+    StyleGuide,
+    PaletteGuide,
+    ClassifierGuide,
+    MatchGuide,
+]

@@ -14,24 +14,28 @@ from torch import Tensor
 
 from ..guidance.sampling import sample_ddim
 from ..guidance.weight import Weight
+from ..models.registry import HSPACE
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.files import choices, load_edits, locate, save_edit
+from .host.files import choices, load_edits, locate, save_edit, usable
 from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
 from .host.hspace.run import applied
 from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
 from .host.model import is_pixel_model, latent_shape, progress_function
 from .host.pictures import require_vae, to_invert
 from .host.sampling import published_sampler, start_noise
-from .widgets import seed_input, size_input, steps_input, weight_input, window_inputs
+from .widgets import FIXED, WindowNode, seed_input, size_input, steps_input, weight_input, window_inputs
 
 CATEGORY = "guidance/h-space"
-HSPACE_TOOLTIP = "Load HSpace Direction, Discover HSpace, or several through Combine HSpace."
+HSPACE_TOOLTIP = "The dial: Load, Discover or Train HSpace Direction, or several through Combine HSpace."
+DIRECTION_TOOLTIP = "The dial, for HSpace Edit and Save HSpace Direction."
 
 
 def edit_window(end: float, meaning: str) -> list[Any]:
     """Where in the run h is edited."""
-    return window_inputs("Where in the run it begins.", f"Where it ends: {meaning}", end=end, advanced=False)
+    return window_inputs(
+        "Where in the run it begins; 0 is pure noise.", f"Where in the run it ends: {meaning}", end=end, advanced=False
+    )
 
 
 class LoadHSpaceDirection(GuidanceNode):
@@ -42,11 +46,11 @@ class LoadHSpaceDirection(GuidanceNode):
             display_name="Load HSpace Direction",
             category="guidance/loaders",
             description="Loads a saved h-space direction, or a published delta block of Asyrp.",
-            search_aliases=["Asyrp", "delta block", "semantic dial"],
+            search_aliases=["Asyrp", "delta block", "semantic dial", "concept slider", "语义隐空间", "加载方向"],
             inputs=[
                 io.Combo.Input(
                     "direction_name",
-                    options=choices("directions"),
+                    options=choices("directions", HSPACE),
                     tooltip="A file in ComfyUI/models/guidance_directions.",
                 ),
                 io.Int.Input(
@@ -55,17 +59,21 @@ class LoadHSpaceDirection(GuidanceNode):
                     min=0,
                     max=1000,
                     advanced=True,
-                    tooltip="Steps that a published delta block was trained with; its effect is spread over them. 0: "
-                    "no such factor.",
+                    tooltip="For published delta blocks alone: how many steps they were trained with, over which their "
+                    "effect is spread. Asyrp's: 40. 0: not spread.",
                 ),
             ],
-            outputs=[sockets.HSpace.Output(display_name="hspace")],
+            outputs=[sockets.HSpace.Output(display_name="hspace", tooltip=DIRECTION_TOOLTIP)],
         )
 
     @classmethod
     def run(cls, direction_name: str, train_steps: int) -> io.NodeOutput:
         with about("direction_name"):
             return io.NodeOutput(load_edits(locate("directions", direction_name), train_steps))
+
+    @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        return usable("directions", direction_name, HSPACE)
 
     @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:
@@ -80,7 +88,7 @@ class SaveHSpaceDirection(GuidanceNode):
             display_name="Save HSpace Direction",
             category=CATEGORY,
             description="Writes h-space directions into ComfyUI/models/guidance_directions, one file each.",
-            search_aliases=["Asyrp", "export"],
+            search_aliases=["Asyrp", "export", "保存方向"],
             inputs=[
                 sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
                 io.String.Input("filename_prefix", default="hspace", tooltip="A number is added; nothing is lost."),
@@ -110,9 +118,9 @@ class CombineHSpace(GuidanceNode):
             display_name="Combine HSpace",
             category=CATEGORY,
             description="Several directions as one edit. Each counts its weight / sqrt(their number), as in the paper.",
-            search_aliases=["Asyrp", "mix", "multiple attributes"],
+            search_aliases=["Asyrp", "mix", "multiple attributes", "组合方向"],
             inputs=[
-                io.Autogrow.Input("edits", template=edits),
+                io.Autogrow.Input("edits", template=edits, tooltip="Up to 16 directions."),
                 io.String.Input(
                     "weights",
                     default="",
@@ -120,7 +128,7 @@ class CombineHSpace(GuidanceNode):
                     tooltip="How strong each is, in their order: 1, -0.5. Empty: 1 each. 0 leaves one out.",
                 ),
             ],
-            outputs=[sockets.HSpace.Output(display_name="hspace")],
+            outputs=[sockets.HSpace.Output(display_name="hspace", tooltip=DIRECTION_TOOLTIP)],
         )
 
     @classmethod
@@ -148,7 +156,7 @@ def weights_of(text: str, count: int) -> list[float]:
     return numbers
 
 
-class HSpaceEdit(GuidanceNode):
+class HSpaceEdit(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -157,34 +165,59 @@ class HSpaceEdit(GuidanceNode):
             category=CATEGORY,
             description="Turns a semantic dial inside the U-Net: this pack's models, SD1.5 and SDXL. Inside its window "
             "a step costs the decoder half once more.",
-            search_aliases=["Asyrp", "h-space", "bottleneck", "semantic dial", "slider", "attribute"],
+            search_aliases=[
+                "Asyrp",
+                "h-space",
+                "bottleneck",
+                "semantic dial",
+                "concept slider",
+                "attribute",
+                "smile",
+                "age",
+                "语义隐空间",
+                "概念滑块",
+                "微笑",
+                "年龄",
+                "属性编辑",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
                 sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
-                weight_input(1.0, 100.0, "How far the dial is turned; below 0 the other way, 0 changes nothing."),
+                weight_input(
+                    1.0,
+                    100.0,
+                    "How far the dial is turned. 0 changes nothing, -3 to 3 is the useful range; more can be typed. "
+                    "Below 0: the other way.",
+                ),
                 *edit_window(0.5, "the paper's t_edit. Early steps decide what is shown, late ones details."),
                 io.Boolean.Input(
                     "asymmetric",
                     default=True,
-                    tooltip="Moves the predicted picture only (Asyrp): much stronger. For samplers of known steps.",
+                    tooltip="On: moves the predicted picture alone, as in the paper; much stronger. Off: for samplers "
+                    "that refuse it.",
                 ),
                 io.Combo.Input(
                     "apply_to",
                     options=list(SIDES),
                     default=BOTH,
                     advanced=True,
-                    tooltip="Which predictions of CFG are edited.",
+                    tooltip="Which predictions of CFG are edited: both, the positive's (cond) or the negative's "
+                    "(uncond).",
                 ),
                 io.Boolean.Input(
-                    "preserve_norm", default=False, advanced=True, tooltip="Keeps the length of h: for large strengths."
+                    "preserve_norm",
+                    default=False,
+                    advanced=True,
+                    tooltip="Turns h and keeps its length: for large strengths, where pictures break.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White: where h is edited; one, or one a picture. The bottleneck is coarse.",
+                    tooltip="White: where the edit acts. It is coarse: it leans the edit towards a place and cuts "
+                    "nothing out.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with the edit. For any sampler.")],
         )
 
     @classmethod
@@ -223,22 +256,34 @@ class DiscoverHSpace(GuidanceNode):
             category=CATEGORY,
             description="Finds directions of h-space without training: what two conditions or two sets of pictures "
             "differ in, or what varies most from sample to sample.",
-            search_aliases=["Asyrp", "PCA", "contrast", "semantic direction", "h-space"],
+            search_aliases=[
+                "Asyrp",
+                "PCA",
+                "contrast",
+                "semantic direction",
+                "h-space",
+                "concept slider",
+                "语义隐空间",
+                "发现方向",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
                 io.Combo.Input(
                     "method",
                     options=["contrast", "pca"],
-                    tooltip="contrast: positive less negative. pca: principal components of samples of positive.",
+                    tooltip="contrast: what positive has and negative has not. pca: what varies most among pictures of "
+                    "positive.",
                 ),
                 io.Conditioning.Input("positive", tooltip="What the direction leads to; with pca what is sampled."),
-                seed_input("Of the noise; sample i has seed + i."),
-                io.Int.Input("samples", default=16, min=2, max=512, tooltip="Pictures to learn from."),
+                seed_input("Noise of the first sample; sample i has seed + i.", changes=FIXED),
+                io.Int.Input(
+                    "samples", default=16, min=2, max=512, tooltip="How many pictures are drawn to learn from."
+                ),
                 io.Int.Input(
                     "components", default=4, min=1, max=16, tooltip="With pca: how many are shown on the sheet."
                 ),
                 io.Int.Input("component", default=1, min=1, max=16, tooltip="With pca: which one is handed on."),
-                steps_input(20, "Of each sample.", most=200),
+                steps_input(20, "Steps of each sample.", most=200),
                 size_input("Side of the pictures in pixels. The pack's own models have theirs."),
                 io.Conditioning.Input("negative", optional=True, tooltip="With contrast: what it leads away from."),
                 io.Vae.Input("vae", optional=True, tooltip="For models on latents: to draw the sheet."),
@@ -251,7 +296,12 @@ class DiscoverHSpace(GuidanceNode):
                     "negative_images", optional=True, tooltip="With contrast: pictures of the same size that don't."
                 ),
             ],
-            outputs=[sockets.HSpace.Output(display_name="hspace"), io.Image.Output(display_name="sheet")],
+            outputs=[
+                sockets.HSpace.Output(display_name="hspace", tooltip=DIRECTION_TOOLTIP),
+                io.Image.Output(
+                    display_name="sheet", tooltip="One picture at strength -2, -1, 0, 1, 2; a row a direction."
+                ),
+            ],
         )
 
     @classmethod
@@ -334,7 +384,7 @@ class AsyrpSampler(GuidanceNode):
             category=CATEGORY,
             description="The published loop around an HSpace Edit: deterministic DDIM, and from boost_percent on with "
             "fresh noise (quality boosting). For SamplerCustomAdvanced.",
-            search_aliases=["Asyrp", "quality boosting", "DDIM eta"],
+            search_aliases=["Asyrp", "quality boosting", "DDIM eta", "采样器"],
             inputs=[
                 io.Float.Input(
                     "boost_percent",
@@ -346,7 +396,7 @@ class AsyrpSampler(GuidanceNode):
                 ),
                 io.Model.Input("model", tooltip="The model that is sampled: it says what percent means."),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced, with Respaced Sigmas.")],
         )
 
     @classmethod

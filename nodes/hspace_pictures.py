@@ -22,10 +22,10 @@ from .host.model import check_latent
 from .host.pictures import to_invert
 from .hspace import CATEGORY, edit_window
 from .plot import Panel, plot
-from .widgets import shown_inputs, steps_input
+from .widgets import WindowNode, shown_inputs, steps_input
 
 
-class HSpaceInject(GuidanceNode):
+class HSpaceInject(WindowNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +34,17 @@ class HSpaceInject(GuidanceNode):
             category=CATEGORY,
             description="Puts what one picture shows into another: its bottleneck is mixed into that of the samples "
             "(InjectFusion). This pack's models, SD1.5 and SDXL.",
-            search_aliases=["InjectFusion", "DiffStyle", "content injection", "h-space", "style mixing"],
+            search_aliases=[
+                "InjectFusion",
+                "DiffStyle",
+                "content injection",
+                "h-space",
+                "style mixing",
+                "reference image",
+                "语义隐空间",
+                "内容注入",
+                "参考图",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
                 io.Float.Input(
@@ -43,10 +53,11 @@ class HSpaceInject(GuidanceNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the picture's h in the mix: the paper's gamma. 0 changes nothing.",
+                    tooltip="How much of the content picture comes in (the paper's gamma). 0 changes nothing, 0.3 is "
+                    "usual; above 0.5 pictures may break.",
                 ),
                 *edit_window(0.6, "the paper's t_edit, 400 in its code."),
-                steps_input(50, "Of the inversion of the content picture, when this node runs.", advanced=True),
+                steps_input(50, "Steps of the inversion of the content picture, when this node runs.", advanced=True),
                 io.Float.Input(
                     "calibration",
                     default=0.3,
@@ -54,8 +65,8 @@ class HSpaceInject(GuidanceNode):
                     max=1.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Latent calibration, the paper's omega: towards 1 more of the sample's own style stays. It "
-                    "costs an evaluation more a step. 0: without it, as in the examples of the paper's code.",
+                    tooltip="How much of the sample's own style is kept (the paper's omega): towards 1 more. It costs "
+                    "an evaluation more a step. 0: without it, as in the examples of the paper's code.",
                 ),
                 io.Image.Input(
                     "image",
@@ -65,7 +76,7 @@ class HSpaceInject(GuidanceNode):
                 io.Latent.Input("latent", optional=True, tooltip="The content as a latent, instead of image."),
                 *shown_inputs(),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with the content in it. For any sampler.")],
         )
 
     @classmethod
@@ -116,7 +127,7 @@ class AsyrpTiming(GuidanceNode):
             category=CATEGORY,
             description="Where an h-space edit should end and fresh noise begin for a model and its pictures: Asyrp's "
             "rule, from how the pictures fade when they are inverted.",
-            search_aliases=["Asyrp", "t_edit", "t_boost", "LPIPS", "quality boosting"],
+            search_aliases=["Asyrp", "t_edit", "t_boost", "LPIPS", "quality boosting", "语义隐空间", "编辑区间"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that will be edited."),
                 io.Image.Input("image", tooltip="Pictures of its kind. The paper takes 100; 8 give an idea."),
@@ -135,14 +146,18 @@ class AsyrpTiming(GuidanceNode):
                     optional=True,
                     tooltip="What the edit leads to: smiling face. The farther from source_text, the later it ends.",
                 ),
-                steps_input(50, "Of the inversion of each picture.", advanced=True),
+                steps_input(50, "Steps of the inversion of each picture.", advanced=True),
                 *shown_inputs(),
             ],
             outputs=[
-                io.Float.Output(display_name="t_edit"),
-                io.Float.Output(display_name="t_boost"),
-                io.Image.Output(display_name="plot"),
-                io.String.Output(display_name="report"),
+                io.Float.Output(display_name="t_edit", tooltip="For end_percent of HSpace Edit."),
+                io.Float.Output(display_name="t_boost", tooltip="For boost_percent of Asyrp Sampler."),
+                io.Image.Output(
+                    display_name="plot", tooltip="Both curves, their thresholds, and where they are reached."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="The same as JSON, with a note on how far to trust it."
+                ),
             ],
         )
 

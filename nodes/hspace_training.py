@@ -34,22 +34,35 @@ class TrainHSpaceDirection(GuidanceNode):
             category=CATEGORY,
             description="Teaches the bottleneck a dial from two texts. Minutes on the pack's own models. A run that "
             "was stopped goes on when the same settings are queued again.",
-            search_aliases=["Asyrp", "h-space", "directional CLIP loss", "train slider"],
+            search_aliases=[
+                "Asyrp",
+                "h-space",
+                "directional CLIP loss",
+                "train slider",
+                "concept slider",
+                "语义隐空间",
+                "训练",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
-                sockets.Encoder.Input("encoder", tooltip="Says what a picture shows, and reads the texts."),
+                sockets.Encoder.Input(
+                    "encoder", tooltip="A CLIP that sees pictures and reads texts: Load Guidance Encoder."
+                ),
                 io.String.Input("source_text", default="a shape", tooltip="What pictures show without the edit."),
                 io.String.Input("target_text", default="a red shape", tooltip="What the dial leads to."),
                 io.Combo.Input(
                     "form",
                     options=list(FORMS),
-                    tooltip="One direction for all pictures and noise levels, one for each of 8 ranges of the run, or "
-                    "the paper's small network, which reads h.",
+                    tooltip="What is learned. one direction: the same for all pictures, learned fastest. a direction "
+                    "by noise level: one for each eighth of the run. delta block: the paper's small network, which "
+                    "looks at each picture; for this pack's models.",
                 ),
-                seed_input("Picture i has seed + i.", changes=False),
+                seed_input(
+                    "Noise of the first picture; picture i has seed + i. It stays as it is after a run.", changes=False
+                ),
                 io.Int.Input("samples", default=16, min=1, max=4096, tooltip="Pictures to learn on, without images."),
                 io.Int.Input("rounds", default=10, min=1, max=1000, tooltip="How often each picture is gone through."),
-                steps_input(20, "Of a run. The paper has 40."),
+                steps_input(20, "Steps of a run. The paper has 40."),
                 io.Float.Input(
                     "end_percent",
                     default=0.5,
@@ -59,7 +72,12 @@ class TrainHSpaceDirection(GuidanceNode):
                     tooltip="Where the edit ends, the paper's t_edit: as later in HSpace Edit.",
                 ),
                 io.Float.Input(
-                    "pull", default=1.0, min=0.0, max=100.0, step=0.05, tooltip="Weight of the texts: lambda_CLIP."
+                    "pull",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How hard the texts pull (the paper's lambda_CLIP).",
                 ),
                 io.Float.Input(
                     "keep",
@@ -67,7 +85,7 @@ class TrainHSpaceDirection(GuidanceNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Weight of leaving the picture alone: lambda_recon.",
+                    tooltip="How much the rest of the picture is kept as it is (lambda_recon).",
                 ),
                 io.Combo.Input(
                     "loss",
@@ -95,13 +113,18 @@ class TrainHSpaceDirection(GuidanceNode):
                     tooltip="Adam: 0.01 for directions, 0.003 for a delta block. SGD: 0.5.",
                 ),
                 io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
-                io.Vae.Input("vae", optional=True, tooltip="For models on latents."),
+                io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for models on latents."),
                 io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. SD1.5, SDXL: needed."),
                 size_input(
                     "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),
             ],
-            outputs=[sockets.HSpace.Output(display_name="hspace"), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.HSpace.Output(
+                    display_name="hspace", tooltip="The dial, for HSpace Edit and Save HSpace Direction."
+                ),
+                io.String.Output(display_name="report", tooltip="How training went, round by round, as JSON."),
+            ],
         )
 
     @classmethod

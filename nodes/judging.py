@@ -62,7 +62,8 @@ def logit_scale_input() -> Any:
         max=1000.0,
         optional=True,
         advanced=True,
-        tooltip="Cosines times this go into the softmax: 1 / temperature. 0: as the encoder's file says, mostly 100.",
+        tooltip="How sharply shares tell texts apart: cosines times this go into the softmax. 0: as the encoder's file "
+        "says, mostly 100.",
     )
 
 
@@ -74,7 +75,7 @@ class CLIPScore(GuidanceNode):
             display_name="CLIP Score",
             category=CATEGORY,
             description="How well each picture fits each text: the cosine of their CLIP embeddings.",
-            search_aliases=["CLIP similarity", "aesthetic", "evaluate", "image text match"],
+            search_aliases=["CLIP similarity", "aesthetic", "evaluate", "image text match", "评分", "图文匹配"],
             inputs=[
                 encoder_input(),
                 io.Image.Input("images", tooltip="Any number of pictures, of any size."),
@@ -86,7 +87,9 @@ class CLIPScore(GuidanceNode):
                     display_name="score", tooltip="Cosine of the first picture with the first text, in [-1, 1]."
                 ),
                 io.String.Output(display_name="json", tooltip="Cosines of every picture with every text, and shares."),
-                io.Image.Output(display_name="table"),
+                io.Image.Output(
+                    display_name="table", tooltip="The same as a picture: a row a picture, a column a text."
+                ),
             ],
         )
 
@@ -116,7 +119,7 @@ class ZeroShotClassify(GuidanceNode):
             display_name="Zero-Shot Classify",
             category=CATEGORY,
             description="What pictures show, among labels that you write: CLIP's classifier, made of texts alone.",
-            search_aliases=["CLIP classify", "label images", "tagger", "zero shot"],
+            search_aliases=["CLIP classify", "label images", "tagger", "zero shot", "零样本分类", "打标"],
             inputs=[
                 encoder_input(),
                 io.Image.Input("images", tooltip="Any number of pictures, of any size."),
@@ -136,8 +139,8 @@ class ZeroShotClassify(GuidanceNode):
             ],
             outputs=[
                 io.String.Output(display_name="labels", tooltip="The best label of each picture, one a line."),
-                io.String.Output(display_name="json"),
-                io.Image.Output(display_name="bars"),
+                io.String.Output(display_name="json", tooltip="Probabilities of every label for every picture."),
+                io.Image.Output(display_name="bars", tooltip="The same as a picture: bars of the best labels."),
             ],
         )
 
@@ -186,7 +189,7 @@ class RankImages(GuidanceNode):
             display_name="Rank Images by Text",
             category=CATEGORY,
             description="The pictures of a batch that fit a text best, the best first: draw many, keep a few.",
-            search_aliases=["best of n", "CLIP rerank", "filter batch", "sort images"],
+            search_aliases=["best of n", "CLIP rerank", "filter batch", "sort images", "pick best", "排序", "挑选"],
             inputs=[
                 encoder_input(),
                 io.Image.Input("images", tooltip="A batch, of any size."),
@@ -201,9 +204,9 @@ class RankImages(GuidanceNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images"),
+                io.Image.Output(display_name="images", tooltip="The kept pictures, the best first."),
                 io.Int.Output(display_name="indices", is_output_list=True, tooltip="Places in the batch, from 0."),
-                io.String.Output(display_name="json"),
+                io.String.Output(display_name="json", tooltip="Order and scores, also of those left out."),
             ],
         )
 

@@ -13,14 +13,15 @@ from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.glide_clip import GLIDE_CLIP_IMAGE
-from ..models.registry import load_checkpoint
+from ..models.registry import CLASSIFIER, ENCODER, MATCHER, MODEL, load_checkpoint
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
-from .host.files import choices, locate
+from .host.files import choices, locate, usable
 from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
+from .host.judging.matcher import Matcher
 from .host.latent.vae import vae_of
 from .host.model import guesses_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
@@ -65,18 +66,21 @@ class LoadModel(GuidanceNode):
                 "guided diffusion",
                 "pixel diffusion",
                 "classifier guidance",
+                "加载模型",
+                "像素扩散",
             ],
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=choices("models"),
+                    options=choices("models", MODEL),
                     tooltip="A file in ComfyUI/models/guidance_models, or one of the pack's own small models.",
                 ),
                 io.Boolean.Input(
                     "clip_denoised",
                     default=True,
                     advanced=True,
-                    tooltip="Clamp the predicted picture to its range after CFG and before guides, as the papers did.",
+                    tooltip="Cut the predicted picture to the range of colours, after CFG and before guides, as the "
+                    "papers did.",
                 ),
                 *training_inputs(),
                 *attention_inputs(),
@@ -84,7 +88,10 @@ class LoadModel(GuidanceNode):
                 precision_input(),
                 stage_input(),
             ],
-            outputs=[io.Model.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="A normal MODEL on pixels, for any sampler."),
+                io.Vae.Output(tooltip="Turns its samples into pictures and back; without weights."),
+            ],
         )
 
     @classmethod
@@ -96,6 +103,10 @@ class LoadModel(GuidanceNode):
             vae = vae_of(model)
         ui = noticed(remark(model_name, guesses_of(model)))
         return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae, ui=ui)
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return usable("models", model_name, MODEL)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
@@ -110,17 +121,21 @@ class LoadClassifier(GuidanceNode):
             display_name="Load Guidance Classifier",
             category="guidance/loaders",
             description="Loads a noise-aware classifier: it tells what a picture shows while it is still noisy.",
-            search_aliases=["ADM classifier", "classifier guidance", "noisy classifier"],
+            search_aliases=["ADM classifier", "classifier guidance", "noisy classifier", "加载分类器", "分类器引导"],
             inputs=[
                 io.Combo.Input(
                     "classifier_name",
-                    options=choices("classifiers"),
+                    options=choices("classifiers", CLASSIFIER),
                     tooltip="A file in ComfyUI/models/guidance_classifiers, or the pack's own small classifier.",
                 ),
                 *training_inputs(optional=True),
                 *attention_inputs(),
             ],
-            outputs=[sockets.Classifier.Output(display_name="classifier")],
+            outputs=[
+                sockets.Classifier.Output(
+                    display_name="classifier", tooltip="For Classifier Guide or Classifier-Guided Sampler."
+                )
+            ],
         )
 
     @classmethod
@@ -132,10 +147,15 @@ class LoadClassifier(GuidanceNode):
         return io.NodeOutput(classifier, ui=noticed(remark(classifier_name, checkpoint.guesses)))
 
     @classmethod
+    def validate_inputs(cls, classifier_name: str | None = None) -> bool | str:
+        return usable("classifiers", classifier_name, CLASSIFIER)
+
+    @classmethod
     def fingerprint_inputs(cls, classifier_name: str, **_: Any) -> float:
         return Path(locate("classifiers", classifier_name)).stat().st_mtime
 
 
+ENCODER_TOOLTIP = "For Text, Content, Structure and Style Guide, for judging and training."
 ACTIVATIONS: dict[str, bool | None] = {AUTO: None, "GELU": False, "QuickGELU": True}
 
 
@@ -163,11 +183,11 @@ class LoadEncoder(GuidanceNode):
             category="guidance/loaders",
             description="Loads what guides look with: a CLIP of open_clip, the noise-aware CLIPs of SDG and GLIDE, "
             "VGG19, LPIPS, or the pack's own small noise-aware CLIP.",
-            search_aliases=["CLIP", "VGG", "LPIPS", "SDG", "open_clip", "noisy CLIP"],
+            search_aliases=["CLIP", "VGG", "LPIPS", "SDG", "open_clip", "noisy CLIP", "加载编码器"],
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=choices("encoders"),
+                    options=choices("encoders", ENCODER),
                     tooltip="A file in ComfyUI/models/guidance_encoders, or the pack's own small encoder.",
                 ),
                 io.Combo.Input(
@@ -175,7 +195,8 @@ class LoadEncoder(GuidanceNode):
                     options=list(ACTIVATIONS),
                     default=AUTO,
                     advanced=True,
-                    tooltip="Of a CLIP. Weights don't tell it: OpenAI trained with QuickGELU, others mostly with GELU.",
+                    tooltip="Of a CLIP alone. Weights don't tell it: OpenAI trained with QuickGELU, others mostly with "
+                    "GELU. The wrong one gives weaker guides, not an error.",
                 ),
                 sockets.Encoder.Input(
                     "text_encoder",
@@ -193,7 +214,7 @@ class LoadEncoder(GuidanceNode):
                     tooltip="Attention heads of a CLIP ViT's vision tower. 0: as open_clip's models of that width.",
                 ),
             ],
-            outputs=[sockets.Encoder.Output(display_name="encoder")],
+            outputs=[sockets.Encoder.Output(display_name="encoder", tooltip=ENCODER_TOOLTIP)],
         )
 
     @classmethod
@@ -220,8 +241,46 @@ class LoadEncoder(GuidanceNode):
         return io.NodeOutput(encoder, ui=noticed(remark(encoder_name, guesses)))
 
     @classmethod
+    def validate_inputs(cls, encoder_name: str | None = None) -> bool | str:
+        return usable("encoders", encoder_name, ENCODER)
+
+    @classmethod
     def fingerprint_inputs(cls, encoder_name: str, **_: Any) -> float:
         return Path(locate("encoders", encoder_name)).stat().st_mtime
+
+
+class LoadMatcher(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadMatcher",
+            display_name="Load Matcher",
+            category="guidance/loaders",
+            description="Loads what tells how well pictures fit sentences about several things: MMCA, of which the "
+            "pack has a small one.",
+            search_aliases=["MMCA", "image sentence matching", "retrieval"],
+            inputs=[
+                io.Combo.Input(
+                    "matcher_name",
+                    options=choices("matchers", MATCHER),
+                    tooltip="A file in ComfyUI/models/guidance_matchers, or the pack's own small matcher.",
+                ),
+            ],
+            outputs=[sockets.Matcher.Output(display_name="matcher")],
+        )
+
+    @classmethod
+    def run(cls, matcher_name: str) -> io.NodeOutput:
+        with about("matcher_name"):
+            return io.NodeOutput(Matcher(load_checkpoint(locate("matchers", matcher_name), MATCHER)))
+
+    @classmethod
+    def fingerprint_inputs(cls, matcher_name: str, **_: Any) -> float:
+        return Path(locate("matchers", matcher_name)).stat().st_mtime
+
+    @classmethod
+    def validate_inputs(cls, matcher_name: str | None = None) -> bool | str:
+        return usable("matchers", matcher_name, MATCHER)
 
 
 class EncoderFromClipVision(GuidanceNode):
@@ -232,14 +291,14 @@ class EncoderFromClipVision(GuidanceNode):
             display_name="Encoder from CLIP Vision",
             category="guidance/loaders",
             description="A guidance encoder out of a CLIP Vision model that ComfyUI has loaded, and of its CLIP.",
-            search_aliases=["CLIP", "CLIP vision", "DINO", "SigLIP"],
+            search_aliases=["CLIP", "CLIP vision", "DINO", "SigLIP", "IPAdapter", "CLIP视觉"],
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="Load CLIP Vision."),
+                io.ClipVision.Input("clip_vision", tooltip="From Load CLIP Vision: CLIP, SigLIP or DINOv2."),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text tower of the same CLIP, for text guides: Load CLIP."
                 ),
             ],
-            outputs=[sockets.Encoder.Output(display_name="encoder")],
+            outputs=[sockets.Encoder.Output(display_name="encoder", tooltip=ENCODER_TOOLTIP)],
         )
 
     @classmethod
@@ -248,4 +307,4 @@ class EncoderFromClipVision(GuidanceNode):
             return io.NodeOutput(encoder_from(clip_vision, clip))
 
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision]
+NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision, LoadMatcher]

@@ -42,6 +42,13 @@ def sheet_row(tiles: Tensor, columns: int, captions: list[str], title: str) -> T
     return torch.cat([line(title, row.shape[1], TITLE).to(row), row]) if title else row
 
 
+def check_sizes(batches: list[Tensor]) -> None:
+    """Raises ValueError where pictures [B H W C] are not all of one size."""
+    sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
+    if len(sizes) > 1:
+        raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
+
+
 def contact_sheet(batches: list[Tensor], columns: int, labels: list[str], scale: int, titles: list[str]) -> Tensor:
     """Batches [B H W 3] in [0, 1] -> [1 H' W' 3]: rows of `columns` pictures, enlarged without smoothing.
 
@@ -75,9 +82,9 @@ class ContactSheet(GuidanceNode):
             display_name="Contact Sheet",
             category="guidance/sampling",
             description="Lays all pictures out on one sheet, enlarged without smoothing, with captions.",
-            search_aliases=["grid", "image grid", "comparison"],
+            search_aliases=["grid", "image grid", "comparison", "对比图", "拼图"],
             inputs=[
-                io.Autogrow.Input("images", template=images),
+                io.Autogrow.Input("images", template=images, tooltip="Batches of one size; they follow each other."),
                 io.Int.Input(
                     "columns", default=8, min=0, max=64, tooltip="Pictures a row; 0 makes the sheet about square."
                 ),
@@ -96,7 +103,7 @@ class ContactSheet(GuidanceNode):
                     tooltip="Titles of the batches, one a line. Each batch then begins a row, under its title.",
                 ),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="One sheet.")],
         )
 
     @classmethod
@@ -105,9 +112,7 @@ class ContactSheet(GuidanceNode):
         with about("images"):
             if not batches:
                 raise ValueError("at least one IMAGE is needed")
-            sizes = sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in batches})
-            if len(sizes) > 1:
-                raise ValueError(f"pictures of one size are needed, these are {' and '.join(sizes)}; resize them first")
+            check_sizes(batches)
         with about("titles"):
             sheet = contact_sheet(batches, columns, split_labels(labels), scale, split_labels(titles))
         return io.NodeOutput(sheet)

@@ -30,7 +30,7 @@ class EmptyPixelLatent(GuidanceNode):
             display_name="Empty Pixel Latent",
             category="guidance/sampling",
             description="An empty LATENT for models that work on pixels: its size is the picture's size.",
-            search_aliases=["pixel space latent"],
+            search_aliases=["pixel space latent", "空潜空间"],
             inputs=[
                 io.Int.Input(
                     "width",
@@ -50,7 +50,7 @@ class EmptyPixelLatent(GuidanceNode):
                 ),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many pictures at once."),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="For the sampler.")],
         )
 
     @classmethod
@@ -67,12 +67,12 @@ class ClassConditioning(GuidanceNode):
             category="guidance/sampling",
             description="Class labels as CONDITIONING for class-conditional models. Leave the label empty for the "
             "negative side of CFG.",
-            search_aliases=["class label", "ImageNet class"],
+            search_aliases=["class label", "ImageNet class", "类别", "条件"],
             inputs=[
                 io.Model.Input("model", tooltip="The class-conditional model; it knows its class names."),
                 io.String.Input("class_label", multiline=True, default="", tooltip=CLASS_LABEL_TOOLTIP),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
@@ -103,7 +103,7 @@ class UpscaleConditioning(GuidanceNode):
             category="guidance/sampling",
             description="Gives an upsampler (ADM's 64 to 256 and 128 to 512, GLIDE's, Karlo's and IF's 64 to 256) the "
             "small picture that it enlarges.",
-            search_aliases=["super resolution", "cascade", "upsampler", "noise augmentation"],
+            search_aliases=["super resolution", "cascade", "upsampler", "noise augmentation", "超分辨率", "放大"],
             inputs=[
                 io.Conditioning.Input(
                     "conditioning", tooltip="Class Conditioning or Text Conditioning of the upsampler."
@@ -124,7 +124,7 @@ class UpscaleConditioning(GuidanceNode):
                 ),
                 seed_input("Of that noise; image i's is that of seed + i.", changes=False, later=True),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod

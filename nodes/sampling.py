@@ -39,7 +39,7 @@ class ClassifierGuidedSampler(GuidanceNode):
             category="guidance/sampling",
             description="Samples a pixel model while a noise-aware classifier pulls each picture towards a class "
             "(Dhariwal & Nichol 2021). Image i of a batch is the image that seed + i gives alone.",
-            search_aliases=["ADM", "classifier guidance", "guided diffusion", "DDIM", "DDPM"],
+            search_aliases=["ADM", "classifier guidance", "guided diffusion", "DDIM", "DDPM", "分类器引导", "采样器"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="A pixel model. An unconditional one is steered by the classifier alone."
@@ -65,7 +65,8 @@ class ClassifierGuidedSampler(GuidanceNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Strength of the classifier. 0 is off, 1 exact; unconditional models like 10 and more.",
+                    tooltip="How hard the classifier pulls. 0: off. 1: the exact posterior. 8 to 32 for models without "
+                    "classes. Below 0 it pushes away.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -74,7 +75,7 @@ class ClassifierGuidedSampler(GuidanceNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Below 1 the latent's picture shows through.",
+                    tooltip="1: from pure noise. Below 1 the picture in latent_image shows through.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -89,7 +90,9 @@ class ClassifierGuidedSampler(GuidanceNode):
                     "respacing",
                     default="",
                     advanced=True,
-                    tooltip='Kept training steps: "250", "ddim25", "10,10,3,2,2", "linspace40". Empty: steps, evenly.',
+                    display_name="respacing (which steps)",
+                    tooltip='Which of the 1000 training steps are taken, as the papers write it: "250", "ddim25", '
+                    '"10,10,3,2,2", "linspace40". Empty: as many as steps says, evenly.',
                 ),
                 io.Conditioning.Input(
                     "positive",
@@ -98,7 +101,7 @@ class ClassifierGuidedSampler(GuidanceNode):
                     "the class label itself for models that know no empty class.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="For VAE Decode with the VAE of Load Guidance Model.")],
         )
 
     @classmethod
@@ -152,7 +155,7 @@ class DDPMSampler(GuidanceNode):
             category="guidance/sampling",
             description="Ancestral sampling exactly as in the papers' code, learned variance included. For "
             "SamplerCustomAdvanced, with Respaced Sigmas.",
-            search_aliases=["ancestral", "ADM", "improved DDPM", "learned sigma"],
+            search_aliases=["ancestral", "ADM", "improved DDPM", "learned sigma", "采样器"],
             inputs=[
                 io.Combo.Input(
                     "variance",
@@ -162,7 +165,7 @@ class DDPMSampler(GuidanceNode):
                 ),
                 io.Boolean.Input("clip_denoised", default=True, tooltip=CLIP_TOOLTIP),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced, with Respaced Sigmas.")],
         )
 
     @classmethod
@@ -179,14 +182,14 @@ class DDIMSampler(GuidanceNode):
             category="guidance/sampling",
             description="DDIM with any eta exactly as in the papers' code. For SamplerCustomAdvanced, with Respaced "
             "Sigmas.",
-            search_aliases=["DDIM", "eta"],
+            search_aliases=["DDIM", "eta", "采样器"],
             inputs=[
                 io.Float.Input(
                     "eta", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Fresh noise: 0 none, 1 as much as DDPM."
                 ),
                 io.Boolean.Input("clip_denoised", default=True, tooltip=CLIP_TOOLTIP),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced, with Respaced Sigmas.")],
         )
 
     @classmethod
@@ -203,17 +206,19 @@ class RespacedSigmas(GuidanceNode):
             category="guidance/sampling",
             description="Noise levels of the training steps that the papers' code keeps. The host's schedulers "
             "keep others, also under the same names.",
-            search_aliases=["timestep respacing", "ddim25", "scheduler"],
+            search_aliases=["timestep respacing", "ddim25", "scheduler", "调度器", "噪声等级"],
             inputs=[
                 io.Model.Input("model", tooltip="The model whose training schedule is respaced."),
                 io.String.Input(
                     "respacing",
                     default="ddim25",
-                    tooltip='"250" (evenly, both ends), "ddim25" (one stride), "10,10,3,2,2" (sections), "fast27" '
-                    '(those of GLIDE, with 997 for 999), "smart50" and "super40" (of IF), "linspace40".',
+                    display_name="respacing (which steps)",
+                    tooltip='Which of the training steps are taken, as the papers write it: "250" (evenly, both ends), '
+                    '"ddim25" (one stride), "10,10,3,2,2" (so many in each fifth), "fast27" (GLIDE), "smart50" and '
+                    '"super40" (IF), "linspace40" (Asyrp).',
                 ),
             ],
-            outputs=[io.Sigmas.Output()],
+            outputs=[io.Sigmas.Output(tooltip="Noise levels for SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -231,7 +236,7 @@ class DDIMInversion(GuidanceNode):
             category="guidance/sampling",
             description="Finds the noise x_T from which the deterministic sampler draws a given picture again. "
             "For eps, v and flow models.",
-            search_aliases=["x_T", "invert", "noise inversion", "unsample"],
+            search_aliases=["x_T", "invert", "noise inversion", "unsample", "反演"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that will draw the picture again."),
                 io.Image.Input("image", tooltip="The picture, of a size the model can draw."),
@@ -240,11 +245,18 @@ class DDIMInversion(GuidanceNode):
                 io.String.Input(
                     "respacing",
                     default="",
+                    display_name="respacing (which steps)",
                     advanced=True,
-                    tooltip='Kept training steps: "250", "ddim25", "linspace40". Empty: steps, evenly.',
+                    tooltip='Which of the training steps are taken: "250", "ddim25", "linspace40". Empty: as many as '
+                    "steps says, evenly. Use the same in Respaced Sigmas.",
                 ),
             ],
-            outputs=[io.Noise.Output(display_name="x_T"), io.Latent.Output(display_name="x_T latent")],
+            outputs=[
+                io.Noise.Output(display_name="x_T", tooltip="The picture's noise, for SamplerCustomAdvanced."),
+                io.Latent.Output(
+                    display_name="x_T latent", tooltip="The same, scaled, for KSampler (Advanced) without add_noise."
+                ),
+            ],
         )
 
     @classmethod

@@ -22,7 +22,8 @@ from .host.semantic.direction import Direction, Semantic
 from .widgets import seed_input, steps_input
 
 CATEGORY = "guidance/semantic"
-CODEC_TOOLTIP = "From Load Diffusion Autoencoder."
+CODEC_TOOLTIP = "What reads meaning out of pictures: codec of Load Diffusion Autoencoder."
+CODES_TOOLTIP = "One code a picture, for Apply Semantic, Move Semantic and others."
 SEMANTIC_TOOLTIP = "From Semantic Encode, Sample Semantic, Move Semantic or Semantic Interpolate."
 
 
@@ -40,12 +41,12 @@ class SemanticEncode(GuidanceNode):
             display_name="Semantic Encode",
             category=CATEGORY,
             description="Reads what pictures mean: one code z_sem for each.",
-            search_aliases=["DiffAE", "z_sem", "encode image"],
+            search_aliases=["DiffAE", "z_sem", "encode image", "语义编码", "扩散自编码器"],
             inputs=[
                 sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
                 io.Image.Input("image", tooltip="Any size; the middle is taken. A batch gives as many codes."),
             ],
-            outputs=[sockets.Semantic.Output(display_name="semantic")],
+            outputs=[sockets.Semantic.Output(display_name="semantic", tooltip=CODES_TOOLTIP)],
         )
 
     @classmethod
@@ -63,14 +64,17 @@ class StochasticEncode(GuidanceNode):
             category=CATEGORY,
             description="Finds the noise x_T that holds every detail of a picture, given what it means. Decoding both "
             "gives the picture back.",
-            search_aliases=["DiffAE", "x_T", "inversion"],
+            search_aliases=["DiffAE", "x_T", "inversion", "反演", "随机编码"],
             inputs=[
-                io.Model.Input("model", tooltip="Of Load Diffusion Autoencoder."),
-                sockets.Semantic.Input("semantic", tooltip="Of the same picture: Semantic Encode."),
+                io.Model.Input("model", tooltip="MODEL of Load Diffusion Autoencoder."),
+                sockets.Semantic.Input("semantic", tooltip="The code of the same picture: Semantic Encode."),
                 io.Image.Input("image", tooltip="The picture; its middle is taken."),
                 steps_input(100, "Evaluations of the network. The paper has 250.", least=1),
             ],
-            outputs=[io.Noise.Output(), io.Latent.Output()],
+            outputs=[
+                io.Noise.Output(tooltip="x_T, for SamplerCustomAdvanced."),
+                io.Latent.Output(tooltip="x_T, scaled, for KSampler (Advanced) without add_noise."),
+            ],
         )
 
     @classmethod
@@ -94,9 +98,9 @@ class ApplySemantic(GuidanceNode):
             category=CATEGORY,
             description="What pictures should mean, as CONDITIONING: any sampler of the host decodes it. As the "
             "negative another code, with cfg above 1, exaggerates the difference.",
-            search_aliases=["DiffAE", "decode", "z_sem conditioning"],
+            search_aliases=["DiffAE", "decode", "z_sem conditioning", "语义", "条件"],
             inputs=[sockets.Semantic.Input("semantic", tooltip=SEMANTIC_TOOLTIP)],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
@@ -112,11 +116,11 @@ class SemanticInterpolate(GuidanceNode):
             display_name="Semantic Interpolate",
             category=CATEGORY,
             description="Frames from one picture to another: codes along a line, their noises along an arc.",
-            search_aliases=["DiffAE", "morph", "lerp", "slerp"],
+            search_aliases=["DiffAE", "morph", "lerp", "slerp", "插值", "渐变"],
             inputs=[
                 sockets.Semantic.Input("semantic_a", tooltip="Where the frames begin; its first code."),
                 sockets.Semantic.Input("semantic_b", tooltip="Where they end; its first code."),
-                io.Int.Input("frames", default=9, min=1, max=1000, tooltip="Both ends included."),
+                io.Int.Input("frames", default=9, min=1, max=1000, tooltip="How many pictures, both ends included."),
                 io.Float.Input(
                     "fraction",
                     default=0.5,
@@ -129,7 +133,11 @@ class SemanticInterpolate(GuidanceNode):
                 io.Noise.Input("noise_a", optional=True, tooltip="x_T of the first picture: Stochastic Encode."),
                 io.Noise.Input("noise_b", optional=True, tooltip="x_T of the second. Without both: one noise for all."),
             ],
-            outputs=[sockets.Semantic.Output(display_name="semantic"), io.Noise.Output(), io.Latent.Output()],
+            outputs=[
+                sockets.Semantic.Output(display_name="semantic", tooltip="One code a frame, for Apply Semantic."),
+                io.Noise.Output(tooltip="One noise a frame, for SamplerCustomAdvanced."),
+                io.Latent.Output(tooltip="The frames' x_T; without noise_a and noise_b an empty batch of their size."),
+            ],
         )
 
     @classmethod
@@ -166,7 +174,17 @@ class FitSemanticDirection(GuidanceNode):
             display_name="Fit Semantic Direction",
             category=CATEGORY,
             description="Learns an attribute from pictures that have it and pictures that don't.",
-            search_aliases=["DiffAE", "attribute", "linear probe", "logistic regression"],
+            search_aliases=[
+                "DiffAE",
+                "attribute",
+                "linear probe",
+                "logistic regression",
+                "concept slider",
+                "smile",
+                "age",
+                "属性",
+                "概念滑块",
+            ],
             inputs=[
                 sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
                 io.Image.Input("positive", tooltip="Pictures with the attribute. Two will do, fifty are good."),
@@ -183,8 +201,12 @@ class FitSemanticDirection(GuidanceNode):
                 ),
             ],
             outputs=[
-                sockets.SemanticDirection.Output(display_name="direction"),
-                io.String.Output(display_name="report"),
+                sockets.SemanticDirection.Output(
+                    display_name="direction", tooltip="The dial: for Move Semantic, Sample Semantic and saving."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="How well the direction tells both sets apart, as JSON."
+                ),
             ],
         )
 
@@ -205,21 +227,35 @@ class MoveSemantic(GuidanceNode):
             display_name="Move Semantic",
             category=CATEGORY,
             description="Turns a dial: moves what pictures mean along a direction.",
-            search_aliases=["DiffAE", "attribute", "slider", "dial", "edit"],
+            search_aliases=[
+                "DiffAE",
+                "attribute",
+                "slider",
+                "concept slider",
+                "dial",
+                "edit",
+                "smile",
+                "age",
+                "属性编辑",
+                "滑块",
+                "微笑",
+                "年龄",
+            ],
             inputs=[
                 sockets.Codec.Input("codec", tooltip=CODEC_TOOLTIP),
                 sockets.Semantic.Input("semantic", tooltip=SEMANTIC_TOOLTIP),
-                sockets.SemanticDirection.Input("direction", tooltip="Fit or Load Semantic Direction."),
+                sockets.SemanticDirection.Input("direction", tooltip="The dial: Fit or Load Semantic Direction."),
                 io.Float.Input(
                     "amount",
                     default=0.3,
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="In the paper's unit, 0.3 is usual; below 0 the other way, 0 changes nothing.",
+                    tooltip="How far the dial is turned. 0 changes nothing, 0.3 is usual, -1 to 1 the useful range; "
+                    "more can be typed. Below 0: the other way.",
                 ),
             ],
-            outputs=[sockets.Semantic.Output(display_name="semantic")],
+            outputs=[sockets.Semantic.Output(display_name="semantic", tooltip=CODES_TOOLTIP)],
         )
 
     @classmethod
@@ -240,12 +276,14 @@ class SampleSemantic(GuidanceNode):
             category=CATEGORY,
             description="Invents what new pictures mean, by the autoencoder's latent prior. With a direction only "
             "those that have its attribute are kept (few-shot).",
-            search_aliases=["DiffAE", "latent prior", "unconditional", "few-shot"],
+            search_aliases=["DiffAE", "latent prior", "unconditional", "few-shot", "少样本", "先验采样"],
             inputs=[
-                sockets.Codec.Input("codec", tooltip="Of a file with a latent prior."),
+                sockets.Codec.Input(
+                    "codec", tooltip="codec of Load Diffusion Autoencoder, from a file with a latent prior."
+                ),
                 seed_input("Code i depends on seed + i alone."),
                 io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="How many codes."),
-                steps_input(100, "Of the prior, which is small: cheap.", least=1),
+                steps_input(100, "Steps of the prior, which is small: cheap.", least=1),
                 sockets.SemanticDirection.Input(
                     "direction", optional=True, tooltip="Keep codes with this attribute; others are drawn again."
                 ),
@@ -260,7 +298,12 @@ class SampleSemantic(GuidanceNode):
                     "that alone, as in the paper.",
                 ),
             ],
-            outputs=[sockets.Semantic.Output(display_name="semantic"), io.String.Output(display_name="report")],
+            outputs=[
+                sockets.Semantic.Output(
+                    display_name="semantic", tooltip="New codes, for Apply Semantic with random noise."
+                ),
+                io.String.Output(display_name="report", tooltip="How many codes were drawn and kept, as JSON."),
+            ],
         )
 
     @classmethod
@@ -289,7 +332,7 @@ class SaveSemanticDirection(GuidanceNode):
             display_name="Save Semantic Direction",
             category=CATEGORY,
             description="Writes a direction into ComfyUI/models/guidance_directions, where its loader finds it.",
-            search_aliases=["DiffAE", "export"],
+            search_aliases=["DiffAE", "export", "保存方向"],
             inputs=[
                 sockets.SemanticDirection.Input("direction", tooltip="Fit Semantic Direction."),
                 io.String.Input("filename_prefix", default="direction", tooltip="A number is added; nothing is lost."),

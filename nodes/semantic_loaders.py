@@ -9,10 +9,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.diffae.attributes import CELEBA
+from ..models.registry import AUTOENCODER, SEMANTIC
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
-from .host.files import choices, load_direction, locate
+from .host.files import choices, load_direction, locate, usable
 from .host.model import guesses_of
 from .host.pictures import pixel_vae
 from .host.pixel_model import clamp_denoised, load_pixel_model
@@ -33,11 +34,11 @@ class LoadDiffusionAutoencoder(GuidanceNode):
             category=LOADERS,
             description="Loads a diffusion autoencoder: the MODEL that decodes, and the codec that reads and samples "
             "what pictures mean.",
-            search_aliases=["DiffAE", "semantic encoder", "z_sem"],
+            search_aliases=["DiffAE", "semantic encoder", "z_sem", "扩散自编码器", "语义编码"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=choices("models"),
+                    options=choices("models", AUTOENCODER),
                     tooltip="A DiffAE file in ComfyUI/models/guidance_models, or the pack's own small one.",
                 ),
                 *training_inputs(optional=True),
@@ -45,7 +46,13 @@ class LoadDiffusionAutoencoder(GuidanceNode):
                 *picture_inputs(),
                 precision_input(),
             ],
-            outputs=[io.Model.Output(), sockets.Codec.Output(display_name="codec"), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="Draws from a code: needs Apply Semantic as its positive."),
+                sockets.Codec.Output(
+                    display_name="codec", tooltip="Reads meaning out of pictures, turns dials, invents new codes."
+                ),
+                io.Vae.Output(tooltip="Turns its samples into pictures and back; without weights."),
+            ],
         )
 
     @classmethod
@@ -57,6 +64,10 @@ class LoadDiffusionAutoencoder(GuidanceNode):
             model = load_pixel_model(partial(open_decoder, path, told), precision)
         ui = noticed(remark(model_name, guesses_of(model)))
         return io.NodeOutput(clamp_denoised(model), codec, pixel_vae(), ui=ui)
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return usable("models", model_name, AUTOENCODER)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> float:
@@ -71,11 +82,11 @@ class LoadSemanticDirection(GuidanceNode):
             display_name="Load Semantic Direction",
             category=LOADERS,
             description="Loads a saved direction of meaning, or an attribute of DiffAE's published classifiers.",
-            search_aliases=["DiffAE attribute", "CelebA", "smile"],
+            search_aliases=["DiffAE attribute", "CelebA", "smile", "age", "concept slider", "微笑", "年龄", "属性"],
             inputs=[
                 io.Combo.Input(
                     "direction_name",
-                    options=choices("directions"),
+                    options=choices("directions", SEMANTIC),
                     tooltip="A file in ComfyUI/models/guidance_directions.",
                 ),
                 io.Combo.Input(
@@ -83,16 +94,25 @@ class LoadSemanticDirection(GuidanceNode):
                     options=list(CELEBA),
                     default="Smiling",
                     advanced=True,
-                    tooltip="Of a published classifier, which knows forty; a saved direction is one already.",
+                    tooltip="Which dial of a published file, which holds forty: Smiling, Young, ... A saved direction "
+                    "is one already and ignores this.",
                 ),
             ],
-            outputs=[sockets.SemanticDirection.Output(display_name="direction")],
+            outputs=[
+                sockets.SemanticDirection.Output(
+                    display_name="direction", tooltip="The dial: for Move Semantic and Sample Semantic."
+                )
+            ],
         )
 
     @classmethod
     def run(cls, direction_name: str, attribute: str) -> io.NodeOutput:
         with about("direction_name"):
             return io.NodeOutput(load_direction(locate("directions", direction_name), attribute))
+
+    @classmethod
+    def validate_inputs(cls, direction_name: str | None = None) -> bool | str:
+        return usable("directions", direction_name, SEMANTIC)
 
     @classmethod
     def fingerprint_inputs(cls, direction_name: str, **_: Any) -> float:

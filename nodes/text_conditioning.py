@@ -29,11 +29,23 @@ class TextConditioning(GuidanceNode):
             category=CATEGORY,
             description="A text as CONDITIONING for text-conditional pixel models: GLIDE reads it itself, Karlo by "
             "CLIP and IF by T5. Leave the text empty for the negative side of CFG.",
-            search_aliases=["GLIDE", "Karlo", "DeepFloyd IF", "prompt", "text to image", "CLIP text encode"],
+            search_aliases=[
+                "GLIDE",
+                "Karlo",
+                "DeepFloyd IF",
+                "prompt",
+                "text to image",
+                "CLIP text encode",
+                "提示词",
+                "文字条件",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The text-conditional model; it knows what reads its texts."),
                 io.String.Input(
-                    "text", multiline=True, default="", tooltip="What the pictures show. Empty: the model's null."
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip="What the pictures show. Empty: no text, for the negative.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -42,7 +54,7 @@ class TextConditioning(GuidanceNode):
                     "needs none.",
                 ),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
@@ -103,7 +115,7 @@ class ImageEmbedConditioning(GuidanceNode):
             category=CATEGORY,
             description="Gives an unCLIP decoder (Karlo's) the CLIP embeddings that it draws, one for each picture of "
             "the batch.",
-            search_aliases=["unCLIP", "Karlo", "image variation", "CLIP vision"],
+            search_aliases=["unCLIP", "Karlo", "image variation", "CLIP vision", "图像变体", "图像嵌入"],
             inputs=[
                 io.Model.Input("model", tooltip="The decoder; it knows how wide its embeddings are."),
                 io.Conditioning.Input(
@@ -123,7 +135,7 @@ class ImageEmbedConditioning(GuidanceNode):
                     tooltip="From the decoder's own null, 0, to the embedding, 1, and beyond.",
                 ),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive; the negative has no embedding.")],
         )
 
     @classmethod
@@ -150,13 +162,13 @@ class InpaintConditioning(GuidanceNode):
             category=CATEGORY,
             description="Gives an inpainting model (GLIDE's) the picture that it completes. What is kept stays as it "
             "is, at every step.",
-            search_aliases=["GLIDE inpaint", "fill", "outpaint", "mask"],
+            search_aliases=["GLIDE inpaint", "fill", "outpaint", "mask", "局部重绘", "修复"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Text Conditioning of the inpainting model."),
                 io.Image.Input("image", tooltip="The picture, of the size that is drawn. Image i goes to image i."),
                 io.Mask.Input("mask", tooltip="White: what is drawn anew. Black: what is kept."),
             ],
-            outputs=[io.Conditioning.Output()],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod

@@ -26,7 +26,7 @@ def training_inputs(**state: Any) -> list[Any]:
             options=list(HEADS),
             default=AUTO,
             advanced=True,
-            tooltip="Attention heads. Weights don't tell them; auto knows the public files.",
+            tooltip="Attention heads of the network. Weights don't tell them; auto knows the public files.",
             **state,
         ),
     ]

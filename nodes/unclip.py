@@ -10,10 +10,10 @@ import torch
 from comfy_api.latest import io
 
 from ..guidance.embeddings import BLENDS
-from ..models.registry import load_checkpoint
+from ..models.registry import PRIOR, load_checkpoint
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.files import choices, locate
+from .host.files import choices, locate, usable
 from .host.unclip.outputs import difference_of, embeds_of, seen
 from .host.unclip.prior import HostPrior, load_prior
 from .widgets import seed_input, steps_input
@@ -32,16 +32,16 @@ class LoadPrior(GuidanceNode):
             description="Loads a diffusion prior of an unCLIP (Karlo's in both layouts, Kandinsky 2.x'): it makes "
             "CLIP's "
             "embedding of a picture out of a text.",
-            search_aliases=["unCLIP", "Karlo", "Kandinsky", "DALL-E 2", "prior"],
+            search_aliases=["unCLIP", "Karlo", "Kandinsky", "DALL-E 2", "prior", "先验", "加载先验"],
             inputs=[
                 io.Combo.Input(
                     "prior_name",
-                    options=choices("priors"),
+                    options=choices("priors", PRIOR),
                     tooltip="A file in ComfyUI/models/guidance_priors.",
                 ),
                 io.Combo.Input(
                     "statistics_name",
-                    options=[NONE, *choices("priors")],
+                    options=[NONE, *choices("priors", PRIOR)],
                     default=NONE,
                     optional=True,
                     advanced=True,
@@ -50,16 +50,20 @@ class LoadPrior(GuidanceNode):
                     "in diffusers' layout have their own.",
                 ),
             ],
-            outputs=[sockets.Prior.Output(display_name="prior")],
+            outputs=[sockets.Prior.Output(display_name="prior", tooltip="For UnCLIP Prior.")],
         )
 
     @classmethod
     def run(cls, prior_name: str, statistics_name: str = NONE) -> io.NodeOutput:
         with about("prior_name"):
-            checkpoint = load_checkpoint(locate("priors", prior_name), "prior")
+            checkpoint = load_checkpoint(locate("priors", prior_name), PRIOR)
         with about("statistics_name"):
             path = None if statistics_name == NONE else locate("priors", statistics_name)
             return io.NodeOutput(load_prior(checkpoint, path))
+
+    @classmethod
+    def validate_inputs(cls, prior_name: str | None = None) -> bool | str:
+        return usable("priors", prior_name, PRIOR)
 
     @classmethod
     def fingerprint_inputs(cls, prior_name: str, **_: Any) -> float:
@@ -76,7 +80,7 @@ class UnclipPrior(GuidanceNode):
             description="Samples CLIP's embedding of a picture of a text, for unCLIP decoders: Karlo's, and "
             "ComfyUI's own "
             "unCLIPConditioning.",
-            search_aliases=["Karlo", "Kandinsky", "DALL-E 2", "text to image embedding"],
+            search_aliases=["Karlo", "Kandinsky", "DALL-E 2", "text to image embedding", "先验", "图像嵌入"],
             inputs=[
                 sockets.Prior.Input("prior", tooltip="Load Prior."),
                 io.Clip.Input("clip", tooltip="Load CLIP of the CLIP that the prior was trained on, of any node."),
@@ -114,8 +118,10 @@ class UnclipPrior(GuidanceNode):
                 ),
             ],
             outputs=[
-                io.ClipVisionOutput.Output(),
-                io.String.Output(display_name="cosines"),
+                io.ClipVisionOutput.Output(tooltip="One row: for Image Embed Conditioning and unCLIPConditioning."),
+                io.String.Output(
+                    display_name="cosines", tooltip="JSON: the kept cosine with the text, its sample, and all cosines."
+                ),
             ],
         )
 
@@ -152,7 +158,7 @@ class BlendImageEmbeds(GuidanceNode):
             description="Between two CLIP embeddings of pictures, or from one along the difference of two texts "
             "(DALL-E "
             "2's interpolations and edits).",
-            search_aliases=["slerp", "interpolation", "text diff", "unCLIP"],
+            search_aliases=["slerp", "interpolation", "text diff", "unCLIP", "插值", "图像嵌入"],
             inputs=[
                 io.ClipVisionOutput.Input(
                     "embed_a", tooltip="Where it begins: CLIP Vision Encode, or UnCLIP Prior. Its first row."
@@ -189,7 +195,7 @@ class BlendImageEmbeds(GuidanceNode):
                 ),
                 io.String.Input("target_text", default="", optional=True, tooltip="What is to be seen instead."),
             ],
-            outputs=[io.ClipVisionOutput.Output()],
+            outputs=[io.ClipVisionOutput.Output(tooltip="A row for each frame: for Image Embed Conditioning.")],
         )
 
     @classmethod

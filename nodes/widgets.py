@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.weight import Weight
+from .host.errors import GuidanceNode
 from .host.pixel_model import AUTO, PRECISIONS
 
 
@@ -23,14 +25,37 @@ def window_inputs(begins: str, ends: str, start: float = 0.0, end: float = 1.0, 
     ]
 
 
+class WindowNode(GuidanceNode):
+    """A node with `window_inputs`. What is typed there is checked before anything runs.
+
+    Not for nodes with a dynamic input: the host hands that to every validation, asked for or not.
+    """
+
+    @classmethod
+    def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
+        """None: it comes from another node."""
+        try:
+            Weight(1.0, 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent)
+        except ValueError as error:
+            return str(error)
+        return True
+
+
 def weight_input(default: float, limit: float, tooltip: str, name: str = "strength") -> Any:
     """A strength of either sign; 0 is off."""
     return io.Float.Input(name, default=default, min=-limit, max=limit, step=0.05, tooltip=tooltip)
 
 
-def seed_input(tooltip: str, changes: bool = True, later: bool = False) -> Any:
-    """`changes`: the editor may draw a new one after each run. `later`: younger than the node's other inputs."""
-    options = _set(control_after_generate=changes, optional=later, advanced=later)
+FIXED = "fixed"
+
+
+def seed_input(tooltip: str, changes: bool | str = True, later: bool = False) -> Any:
+    """`changes`: the editor may draw a new one after each run; FIXED: not by itself.
+
+    `later`: younger than the node's other inputs.
+    """
+    options: dict[str, Any] = _set(optional=later, advanced=later)
+    options |= {"control_after_generate": changes} if changes else {}
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip, **options)
 
 
@@ -47,9 +72,15 @@ def shown_inputs() -> list[Any]:
     """What a node needs that inverts pictures."""
     return [
         io.Conditioning.Input(
-            "conditioning", optional=True, tooltip="What the pictures show; pixel models can do without."
+            "conditioning",
+            optional=True,
+            tooltip="A prompt or class that says what the pictures show. Pixel models can do without.",
         ),
-        io.Vae.Input("vae", optional=True, tooltip="Needed where the model works on latents."),
+        io.Vae.Input(
+            "vae",
+            optional=True,
+            tooltip="The model's VAE. Needed where the model works on latents (SD1.5, SDXL, flow models).",
+        ),
     ]
 
 

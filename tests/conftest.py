@@ -11,8 +11,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from host_matrix import record, sampled
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, help="at most so many cases of each test function")
+
+
+def pytest_collection_modifyitems(config, items):
+    if cases := config.getoption("--cases"):
+        items[:], left = sampled(items, cases)
+        config.hook.pytest_deselected(items=left)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """GUIDANCE_RECORD_HOST says what was run; the page of hosts says what came of it."""
+    if what := os.environ.get("GUIDANCE_RECORD_HOST"):
+        record(terminalreporter.stats, host_folder(), what)
 
 
 def load_package(name, folder):

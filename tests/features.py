@@ -6,6 +6,7 @@ What residency, two devices and half precision are tested on.
 from pathlib import Path
 
 import torch
+from hosts import hosts_own
 from networks import SIDE, pictures, seeded
 
 STEPS = 2
@@ -59,6 +60,8 @@ def guide(networks, kind, encoder=None):
         given = {"classifier": networks.classifier, "class_label": "star", "weight": 20.0, **ALWAYS}
     elif kind == "Text":
         given |= {"text": "a red star"}
+    elif kind == "Match":
+        given |= {"matcher": networks.matcher, "text": "a red star left of a blue circle"}
     elif kind == "Palette":
         given = {"image": pictures(), **ALWAYS}
     else:
@@ -191,6 +194,16 @@ def scored(networks):
     return torch.tensor(json.loads(networks.execute("Guidance_CLIPScore", **given)[1])["cosines"])
 
 
+def matched(networks):
+    """Scores of two pictures with two sentences."""
+    import json
+
+    given = {"encoder": networks.encoder, "images": pictures(2), "layer": "layer3"}
+    (regions,) = networks.execute("Guidance_RegionFeatures", **given)
+    given = {"matcher": networks.matcher, "regions": regions, "text": "a red star left of a blue ring\na heart"}
+    return torch.tensor(json.loads(networks.execute("Guidance_ImageSentenceMatch", **given)[2])["scores"])
+
+
 def code(networks):
     return networks.execute("Guidance_SemanticEncode", codec=networks.autoencoder[1], image=pictures(2))[0]
 
@@ -217,11 +230,10 @@ def combined(networks, **options):
 
 
 def dual_model(networks):
-    from comfy_extras.nodes_custom_sampler import DualModelGuider
-
+    kind = hosts_own("comfy_extras.nodes_custom_sampler", "DualModelGuider")
     pair = {"model": networks.load("unet"), "model_negative": networks.load("unet", 1)}
     conds = {"positive": networks.label("star"), "negative": networks.label()}
-    return guided(networks, DualModelGuider.execute(**pair, **conds, cfg=3.0).args[0])
+    return guided(networks, kind.execute(**pair, **conds, cfg=3.0).args[0])
 
 
 def patched(networks, method, **settings):
@@ -288,6 +300,7 @@ FEATURES = {
     "Content Guide, latent model": lambda n: with_guides(n, guide(n, "Content"), "latent", gradient="at denoised"),
     "Structure Guide, flow model": lambda n: with_guides(n, guide(n, "Structure"), "flow", gradient="at denoised"),
     "Style Guide": lambda n: with_guides(n, guide(n, "Style"), gradient="at denoised"),
+    "Match Guide": lambda n: with_guides(n, guide(n, "Match"), gradient="at denoised"),
     "Palette Guide": lambda n: with_guides(n, guide(n, "Palette")),
     "Classifier Guide at noisy": lambda n: with_guides(n, guide(n, "Classifier")),
     "Content Guide, host U-Net and VAE": lambda n: with_guides(n, guide(n, "Content"), "host", n.unet_vae),
@@ -304,6 +317,7 @@ FEATURES = {
     "UnCLIP Prior": lambda n: embedded(n).image_embeds,
     "IF, stage II with CFG": imagen,
     "CLIP Score": scored,
+    "Image-Sentence Match": matched,
     "HSpace Edit, symmetric": lambda n: edited(n, False),
     "HSpace Edit, asymmetric": lambda n: edited(n, True),
     "HSpace Inject": lambda n: injected(n, n.load("hspace"), {}),

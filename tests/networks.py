@@ -5,6 +5,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from hosts import clip_vision_model
 
 SIDE = 32
 
@@ -65,6 +66,10 @@ class Networks:
         return self.execute("Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors")[0]
 
     @cached_property
+    def matcher(self):
+        return self.execute("Guidance_LoadMatcher", matcher_name="scenes_matcher.safetensors")[0]
+
+    @cached_property
     def classifier(self):
         return self.execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")[0]
 
@@ -76,14 +81,10 @@ class Networks:
     @cached_property
     def clip_vision(self):
         """A small CLIP_VISION of the host."""
-        import comfy.clip_vision
-
         config = {"hidden_act": "gelu", "hidden_size": 32, "image_size": SIDE, "intermediate_size": 64}
         config |= {"num_channels": 3, "num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 8}
         with torch.inference_mode():
-            vision = comfy.clip_vision.ClipVisionModel(
-                {**config, "model_type": "clip_vision_model", "projection_dim": 16}
-            )
+            vision = clip_vision_model({**config, "model_type": "clip_vision_model", "projection_dim": 16})
         filled(vision.model)
         return vision
 

@@ -132,3 +132,13 @@ def test_a_machine_without_an_accelerator_tests_on_the_cpu(monkeypatch):
     assert device_flags() == ("--cpu",)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert device_flags() == ()
+
+
+def test_the_page_of_hosts_is_written_from_what_was_recorded():
+    import json
+
+    from host_matrix import PAGE, RECORD, page
+
+    known = json.loads(RECORD.read_text("utf-8"))
+    assert PAGE.read_text("utf-8") == page(known), "record a run anew; the page says how"
+    assert all(found["failed"] == 0 and found["passed"] for found in known.values())

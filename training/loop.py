@@ -63,10 +63,10 @@ class Recipe:
         return self.learning_rate * min((step + 1) / self.warmup, (1 - done) / (1 - self.flat), 1.0)
 
 
-def scene_batches(batch: int, generator: torch.Generator, at_once: int = 16) -> Iterator[Scenes]:
+def scene_batches(batch: int, generator: torch.Generator, at_once: int = 16, resolution: int = 32) -> Iterator[Scenes]:
     """Endless fresh scenes; `at_once` batches are rendered together, which keeps a GPU's queue filled."""
     while True:
-        scenes = render(draw(batch * at_once, generator))
+        scenes = render(draw(batch * at_once, generator), resolution)
         for start in range(0, batch * at_once, batch):
             rows = slice(start, start + batch)
             attributes = type(scenes.attributes)(**{k: v[rows] for k, v in vars(scenes.attributes).items()})

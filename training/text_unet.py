@@ -12,6 +12,7 @@ these embeddings says more, but the U-Net has never seen one of that length, and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -51,7 +52,7 @@ KNOWN = 0.25  # share of pictures of which a part is known
 
 
 class TextLoss(HybridLoss):
-    """Of pictures with captions; `CONFIG.inpaints` decides what stands beside them."""
+    """Of pictures with captions; `beside` says what stands beside x."""
 
     def __init__(self, schedule: NoiseSchedule, device: str):
         super().__init__(schedule, device)
@@ -100,11 +101,16 @@ def known_parts(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def from_classes(network: GlideUNet) -> None:
-    """Weights of the shipped U-Net of classes where they fit; what is new starts without effect."""
+    """Weights of the shipped U-Net of classes where they fit; what is new starts without effect.
+
+    A network of fewer levels lacks the innermost ones, so blocks of the way out are counted from its end.
+    """
     own, shipped = network.state_dict(), load_file(unet.SHIPPED)
-    for key, value in shipped.items():
-        if key in own and own[key].shape == value.shape:
-            own[key].copy_(value)
+    fewer = 2 * (len(unet.CONFIG.channel_mult) - len(network.config.channel_mult))
+    for key, value in own.items():
+        there = re.sub(r"(?<=^output_blocks\.)\d+", lambda found: str(int(found[0]) + fewer), key)
+        if there in shipped and shipped[there].shape == value.shape:
+            value.copy_(shipped[there])
     stem = own["input_blocks.0.0.weight"]
     stem.zero_()[:, :3].copy_(shipped["input_blocks.0.0.weight"])
 

@@ -11,7 +11,9 @@ export async function openFrontend(url) {
   const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
   await page.goto(url, { waitUntil: "domcontentloaded" });
   await page.waitForFunction(
-    () => window.app?.extensionManager && window.app.graph && Object.keys(LiteGraph.registered_node_types).length > 100,
+    () =>
+      window.app?.extensionManager?.workflow?.activeWorkflow && // its own first workflow is there, and can't replace ours
+      Object.keys(LiteGraph.registered_node_types).length > 100,
     null,
     { timeout: 120_000 },
   );

@@ -1,4 +1,4 @@
-// Draws the graph of NAME.json as NAME.jpg, for workflows whose models are not at hand.
+// Draws a template as pictures/NAME.jpg, where its models are not at hand.
 // node picture.mjs URL NAME...   (dev.py workflow --picture NAME starts the host and the rest)
 import fs from "node:fs";
 import path from "node:path";
@@ -7,6 +7,7 @@ import { openFrontend } from "./frontend.mjs";
 
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
+const titles = JSON.parse(fs.readFileSync(path.join(folder, "browser", "names.json")));
 
 const { browser, page } = await openFrontend(url);
 await page.addStyleTag({
@@ -21,14 +22,12 @@ await page.evaluate(async () => {
   await setting.set("LiteGraph.Canvas.MinFontSizeForLOD", 0); // text at every zoom
 });
 for (const name of names) {
-  const workflow = JSON.parse(fs.readFileSync(path.join(folder, `${name}.json`)));
+  const workflow = JSON.parse(fs.readFileSync(path.join(folder, "..", "example_workflows", `${titles[name]}.json`)));
   await page.evaluate((workflow) => app.loadGraphData(workflow), workflow);
   await page.waitForTimeout(3000); // for reference pictures, which make their nodes larger
   const size = await page.evaluate(() => {
     const [scale, margin] = [0.65, 30];
     const nodes = app.graph._nodes;
-    const results = nodes.filter((node) => /^(SaveImage|PreviewImage)$/.test(node.type));
-    for (const node of results) node.size = [270, 60]; // nothing ran, so there is nothing in them
     const left = Math.min(...nodes.map((node) => node.pos[0])) - margin;
     const top = Math.min(...nodes.map((node) => node.pos[1])) - LiteGraph.NODE_TITLE_HEIGHT - margin;
     const right = Math.max(...nodes.map((node) => node.pos[0] + node.size[0])) + margin;
@@ -40,6 +39,6 @@ for (const name of names) {
   await page.setViewportSize(size);
   await page.evaluate(() => app.canvas.setDirty(true, true));
   await page.waitForTimeout(2000);
-  await page.screenshot({ path: path.join(folder, `${name}.jpg`), type: "jpeg", quality: 92 });
+  await page.screenshot({ path: path.join(folder, "pictures", `${name}.jpg`), type: "jpeg", quality: 92 });
 }
 await browser.close();

@@ -14,6 +14,12 @@ OWN = "conv1|temb_proj|norm2|conv2|in_layers|emb_layers|out_layers"
 KEY = re.compile(rf"^(?:(\d{{1,6}})\.)?(?:module\.)?(?:layer_(\d{{1,6}})\.)?((?:{OWN})\..+)$")
 
 
+def holds_block(state: StateDict) -> bool:
+    """Whether a file has the two parts that every delta block has."""
+    own = {found.group(3) for found in map(KEY.match, state) if found}
+    return {"conv1.weight", "temb_proj.weight"} <= own or {"in_layers.2.weight", "emb_layers.1.weight"} <= own
+
+
 def read_blocks(state: StateDict, name: str) -> list[DeltaBlock | NormFirstDeltaBlock]:
     """Every delta block of a file, in the order of its attributes. Raises CheckpointError where there is none."""
     parts: dict[tuple[int, int], dict[str, torch.Tensor]] = {}

@@ -108,9 +108,19 @@ class Clip(open_clip.CLIP, ImageEncoder):
 
     def embed_text(self, text: str) -> Tensor:
         """Raises ValueError for an empty text and one longer than the context: nothing is cut off in silence."""
+        return self.encode_text(self._tokens(text))
+
+    def embed_words(self, text: str) -> Tensor:
+        """The tokens between start and end."""
+        indices = self._tokens(text)
+        x = self.token_embedding(indices) + self.positional_embedding
+        states = self.ln_final(self.transformer(x, attn_mask=self.attn_mask))
+        return states[0, 1 : int(indices.argmax())]  # the end has the largest number
+
+    def _tokens(self, text: str) -> Tensor:
         found = tokens(text, self.config.context)
         padded = found + [0] * (self.config.context - len(found))
-        return self.encode_text(torch.tensor([padded], device=self.mean.device))
+        return torch.tensor([padded], device=self.mean.device)
 
 
 def _stages(visual: Any) -> list[nn.Module]:

@@ -178,11 +178,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         visible = words > 0
+        share = visible / visible.sum(1, keepdim=True).clamp(min=1)
+        states = self.states(words)
+        return self.projection((states * share[..., None].to(states)).sum(1))
+
+    def states(self, words: Tensor) -> Tensor:
+        """[B context width]."""
         x = self.token_embedding(words) + self.positional_embedding
         for block in self.blocks:
-            x = block(x, visible)
-        share = visible / visible.sum(1, keepdim=True).clamp(min=1)
-        return self.projection((self.ln_final(x) * share[..., None].to(x)).sum(1))
+            x = block(x, words > 0)
+        return self.ln_final(x)
 
 
 class ClipNoisy(nn.Module, ImageEncoder):
@@ -260,13 +265,19 @@ class ClipNoisy(nn.Module, ImageEncoder):
         return {**found, EMBEDDING: self.attn_pool(stages[-1])} if whole else found
 
     def embed_text(self, text: str) -> Tensor:
+        return self.text(self._words(text))
+
+    def embed_words(self, text: str) -> Tensor:
+        words = self._words(text)
+        return self.text.states(words)[words > 0]
+
+    def _words(self, text: str) -> Tensor:
         if not self.config.words:
             raise NoTextsError(
                 "this noise-aware encoder has no text tower of its own; connect the CLIP it was made from "
                 "to text_encoder of Load Guidance Encoder"
             )
-        words = torch.tensor([indices(text, self.config.words, self.config.context)], device=self.mean.device)
-        return self.text(words)
+        return torch.tensor([indices(text, self.config.words, self.config.context)], device=self.mean.device)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.embed(x, t)

@@ -44,7 +44,7 @@ def parted(state: StateDict, name: str) -> tuple[dict[str, Tensor], dict[str, Te
     Raises CheckpointError for a file without a U-Net.
     """
     scale = state.get(SCALE, torch.tensor(1.0))
-    if scale.numel() != 1 or not bool(torch.isfinite(scale).all()):
+    if scale.numel() != 1 or not (scale.is_meta or bool(torch.isfinite(scale).all())):
         raise CheckpointError(f"{name} has a scale_factor that is no number; the file is damaged")
     weights = averaged_weights(without_bookkeeping(state))
     network = {key.removeprefix(UNET): value for key, value in weights.items() if key.startswith(UNET)}

@@ -13,6 +13,8 @@ from comfy_api.latest import io
 
 from ...models.messages import plain
 
+FILE = "_name"  # how inputs end that choose a file: files come and go, and who opens one says it best
+
 
 class InputError(ValueError):
     """A problem with one named input."""
@@ -29,18 +31,41 @@ def about(name: str) -> Iterator[None]:
         raise InputError(f"input '{name}': {error}") from error
 
 
-def check_numbers(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "") -> None:
-    """Every number is finite and within the limits of its widget. Raises InputError.
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """Puts what is being done before any exception's message; its kind stays, by which the host frees memory."""
+    try:
+        yield
+    except Exception as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (f"{what}: {error.args[0]}", *error.args[1:])
+        raise
+
+
+def check_values(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "") -> None:
+    """Every number is finite and within the limits of its widget, every choice one of its list. Raises InputError.
 
     The host checks those that are typed, and NaN passes; a linked one it doesn't look at.
     """
     for entry in inputs:
         name, value = f"{within}{entry.id}", values.get(entry.id)
-        if isinstance(entry, io.Int.Input | io.Float.Input) and entry.id in values:
-            with about(name):
-                _check_number(entry, value)
-        elif isinstance(value, Mapping):
-            check_numbers(_inputs_within(entry, value), value, f"{name}.")
+        if entry.id not in values:
+            continue
+        with about(name):
+            for one in value if isinstance(value, list) else [value]:  # a node that takes whole lists
+                _check_value(entry, name, one)
+        if isinstance(value, Mapping):
+            check_values(_inputs_within(entry, value), value, f"{name}.")
+
+
+def _check_value(entry: Any, name: str, value: Any) -> None:
+    if isinstance(entry, io.Int.Input | io.Float.Input):
+        _check_number(entry, value)
+    elif isinstance(entry, io.Combo.Input) and not name.endswith(FILE):
+        _check_choice(value, entry.options)
+    elif isinstance(entry, io.DynamicCombo.Input):
+        chosen = value.get(entry.id) if isinstance(value, Mapping) else value
+        _check_choice(chosen, [option.key for option in entry.options])
 
 
 def _inputs_within(entry: Any, value: Mapping[str, Any]) -> Sequence[Any]:
@@ -60,8 +85,13 @@ def _check_number(entry: Any, value: Any) -> None:
         raise ValueError(f"{entry.min} to {entry.max} are possible, and {came:.6g} came")
 
 
+def _check_choice(value: Any, options: Sequence[str]) -> None:
+    if value not in options:
+        raise ValueError(f"there is no {value!r}; there are {', '.join(options)}")
+
+
 class GuidanceNode(io.ComfyNode):
-    """Base of the pack's nodes: `run` does the work, `execute` checks numbers and names the node in errors."""
+    """Base of the pack's nodes: `run` does the work, `execute` checks values and names the node in errors."""
 
     @classmethod
     def run(cls, **inputs: Any) -> io.NodeOutput:
@@ -71,7 +101,7 @@ class GuidanceNode(io.ComfyNode):
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         schema = cls.SCHEMA or cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
         try:
-            check_numbers(schema.inputs, inputs)
+            check_values(schema.inputs, inputs)
             return cls.run(**inputs)
         except ValueError as error:
             raise ValueError(plain(f"{schema.display_name} ({schema.node_id}), {error}")) from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import folder_paths
@@ -16,24 +20,31 @@ from ...guidance.directions import Linear
 from ...models.asyrp import read_blocks
 from ...models.diffae import STATISTICS
 from ...models.diffae.attributes import CELEBA
+from ...models.messages import plain
+from ...models.registry import HOMES, HSPACE, SEMANTIC, check_file, check_use_as, uses_of_file
 from ...models.saving import new_file
-from ...models.state_dict import CheckpointError, StateDict, read
+from ...models.state_dict import CheckpointError, ForeignError, StateDict, read
 from .hspace.edit import DIRECTION, Edit, direction_edit, network_edit
 from .semantic.direction import Direction
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
 STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
 LONGEST = 200  # bytes of a name that a user chooses
-KINDS = ("models", "classifiers", "encoders", "directions", "priors")
+KINDS = ("models", "classifiers", "encoders", "matchers", "priors", "directions")
 MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
-HSPACE_KIND, SEMANTIC_KIND = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
+SAFETENSORS = (".safetensors", ".sft")
+PATIENCE = 2.0  # seconds that a list takes to look into new files
 
 
 def register_folders() -> None:
     """Makes `guidance_models` and its sisters known to the host; folders a user configured stay first."""
     for kind in KINDS:
         name = f"guidance_{kind}"
-        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+        own = Path(folder_paths.models_dir) / name
+        with suppress(OSError):  # models on a disk that can't be written
+            own.mkdir(parents=True, exist_ok=True)
+            (own / f"put_{name}_here").touch()
+        folder_paths.add_model_folder_path(name, str(own))
         folder_paths.add_model_folder_path(name, str(SHIPPED / kind))
         paths, _ = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (
@@ -42,14 +53,88 @@ def register_folders() -> None:
         )
 
 
-def choices(kind: str) -> list[str]:
-    """File names for a loader's list."""
-    return folder_paths.get_filename_list(f"guidance_{kind}")
+def choices(kind: str, use: str) -> list[str]:
+    """File names for the list of a loader of such a use (of HOMES).
+
+    Pickles are all listed, and what there was no time to look into: it is looked into the next time.
+    """
+    folder, end = f"guidance_{kind}", monotonic() + PATIENCE
+    names = folder_paths.get_filename_list(folder)
+    return [name for name in names if monotonic() > end or _may_be(use, folder, name)]
+
+
+def _may_be(use: str, folder: str, name: str) -> bool:
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        return False
+    stat = Path(path).stat()
+    return not name.lower().endswith(SAFETENSORS) or use in _uses(folder, path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _uses(folder: str, path: str, changed: int, size: int) -> frozenset[str]:
+    """What a safetensors file can be used as, from its header; everything where that can't be known.
+
+    A file that no list of its folder will have is named in the log.
+    """
+    try:
+        found = uses_of_file(path)
+    except ForeignError as error:
+        logging.warning("Diffusion Guidance: %s. It is in models/%s, and not listed.", error, folder)
+        return frozenset()
+    except CheckpointError:  # chosen, it says why
+        return frozenset(HOMES)
+    for use, title in found.items():
+        home, loader = HOMES[use]
+        if home != folder:
+            text = "Diffusion Guidance: %s in models/%s is %s, which belongs into models/%s, for %s."
+            logging.warning(text, plain(Path(path).name), folder, title, home, loader)
+    return frozenset(found or HOMES)
+
+
+def pickles() -> list[str]:
+    """PyTorch's files in all folders of the pack, as guidance_models/NAME."""
+    folders = [f"guidance_{kind}" for kind in KINDS]
+    found = [f"{folder}/{name}" for folder in folders for name in folder_paths.get_filename_list(folder)]
+    return [name for name in found if not name.lower().endswith(SAFETENSORS)]
+
+
+def locate_pickle(name: str) -> str:
+    """Full path of one of `pickles`. Raises ValueError for what is none."""
+    if name not in pickles():
+        raise ValueError(f"there is no file {name!r}; put it into ComfyUI/models/guidance_models and reload the page")
+    folder, _, inside = name.partition("/")
+    return locate(folder.removeprefix("guidance_"), inside)
+
+
+def usable(kind: str, name: str | None, use: str) -> bool | str:
+    """For a loader's `validate_inputs`: True, or what is wrong with its file, before anything runs.
+
+    `name` is None where it comes from another node.
+    """
+    if name is None:
+        return True
+    try:
+        path = locate(kind, name)
+        stat = Path(path).stat()
+        return _fault(path, stat.st_mtime_ns, stat.st_size, use) or True
+    except (ValueError, OSError) as error:
+        return plain(str(error))
+
+
+@lru_cache(maxsize=1000)
+def _fault(path: str, changed: int, size: int, use: str) -> str:
+    """What is wrong with a file, as far as names and shapes tell it; empty if nothing."""
+    try:
+        check_file(path, use)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def locate(kind: str, name: str) -> str:
     """Full path of a listed file. Raises ValueError if it is gone."""
-    path = folder_paths.get_full_path(f"guidance_{kind}", name)
+    path = folder_paths.get_full_path(f"guidance_{kind}", name) if isinstance(name, str) else None
     if path is None:
         raise ValueError(f"there is no file {name!r}; put it into ComfyUI/models/guidance_{kind} and reload the page")
     return path
@@ -86,7 +171,7 @@ def _is_no_name(part: str) -> bool:
 def save_edit(edit: Edit, prefix: str) -> str:
     """Writes an edit where Load HSpace Direction finds it; nothing is overwritten. The file's name."""
     record = {
-        "kind": HSPACE_KIND,
+        "kind": HSPACE,
         "form": edit.kind,
         "name": edit.name,
         "model": edit.model,
@@ -106,7 +191,8 @@ def load_edits(path: str, train_steps: int) -> list[Edit]:
     """
     state, metadata = read(path)
     name = Path(path).name
-    own = metadata.get("kind") == HSPACE_KIND
+    check_use_as(HSPACE, state, metadata, name)
+    own = metadata.get("kind") == HSPACE
     known: dict[str, Any] = {"name": Path(path).stem}
     if own:
         known = {key: metadata.get(key, "") for key in ("name", "model", "fingerprint")}
@@ -148,7 +234,7 @@ def save_direction(direction: Direction, prefix: str) -> str:
     tensors = {"weight": direction.line.weight, "bias": torch.tensor([direction.line.bias])}
     beside = {"mean": direction.mean, "std": direction.std}
     tensors |= {key: value for key, value in beside.items() if value is not None}
-    record = {"kind": SEMANTIC_KIND, "name": direction.name, "method": direction.method}
+    record = {"kind": SEMANTIC, "name": direction.name, "method": direction.method}
     record |= {"fingerprint": direction.fingerprint, "owner": direction.owner}
     return save("directions", prefix, tensors, record)
 
@@ -160,7 +246,8 @@ def load_direction(path: str, attribute: str) -> Direction:
     """
     state, metadata = read(path)
     name = Path(path).name
-    if metadata.get("kind") == SEMANTIC_KIND and "weight" in state:
+    check_use_as(SEMANTIC, state, metadata, name)
+    if metadata.get("kind") == SEMANTIC and "weight" in state:
         weight = weights(state, "weight", name).flatten()
         bias = float(weights(state, "bias", name, (1,))) if "bias" in state else 0.0
         mean, std = (weights(state, key, name, weight.shape) if key in state else None for key in ("mean", "std"))

@@ -82,10 +82,11 @@ def _both(handover: Handover, own: Gradient | None) -> Gradient:
 
 
 def _reporter(callback: Any) -> OnStep:
-    """The host's callback after each step: progress and preview."""
+    """The host's callback after each step: progress and preview. Hosts before 0.30 may have none."""
 
     def report(index: int, x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
-        callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        if callback is not None:
+            callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
     return report
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hosts import hosts_own
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,8 @@ def dual_cfg(style):
 
 
 def dual_model(scene, models, rows, scale):
-    from comfy_extras.nodes_custom_sampler import DualModelGuider
-
-    return DualModelGuider.execute(models["main"], rows["p"], scale, models["second"], rows["n"]).args[0]
+    kind = hosts_own("comfy_extras.nodes_custom_sampler", "DualModelGuider")
+    return kind.execute(models["main"], rows["p"], scale, models["second"], rows["n"]).args[0]
 
 
 def perp_neg(scene, models, rows, scale):

@@ -9,17 +9,21 @@ from functools import cache
 import torch
 from safetensors.torch import save, save_file
 
-from models import clip_noisy, diffae
+from models import clip_noisy, diffae, mmca
 from models.adm import CLASSIFIER as ADM_CLASSIFIER
 from models.adm import UNET
 from models.adm.network import ClassifierConfig, UNetConfig
 from models.architecture import Checkpoint, metadata_of
 from models.clip_noisy.network import ClipNoisyConfig
 from models.diffae.network import DiffAEConfig
+from models.glide import GLIDE as GLIDE_UNET
+from models.glide.network import GlideConfig
+from models.mmca.network import MmcaConfig
 
-from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MODEL, SEMANTIC, Case, content, empty
+from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SEMANTIC, Case, content, empty
 
 SHARED = {"model_channels": 8, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
+GLIDE = f"{MODEL}, GLIDE"  # a second kind of file for one reader
 SMALL = {
     MODEL: (UNET, UNetConfig(**SHARED, out_channels=6, groups=4, num_classes=4)),
     CLASSIFIER: (ADM_CLASSIFIER, ClassifierConfig(**SHARED, out_channels=4, groups=4, image_size=16)),
@@ -27,12 +31,28 @@ SMALL = {
         clip_noisy.CLIP_NOISY,
         ClipNoisyConfig(32, (8, 8, 8), (4, 4, 8, 8), (1, 1, 1, 1), heads=2, embed_dim=8, time_width=8, time_hidden=8),
     ),
+    GLIDE: (
+        GLIDE_UNET,
+        GlideConfig(
+            **{**SHARED, "text_width": 8, "text_layers": 1, "text_heads": 2, "context": 4},
+            **{"out_channels": 6, "groups": 4, "vocabulary": 3, "words": ("a", "b", "c")},
+        ),
+    ),
+    MATCHER: (
+        mmca.MMCA,
+        MmcaConfig(region=9, word=8, d=8, heads=2, inner=8, channels=4, words=("a", "red"), context=4),
+    ),
     AUTOENCODER: (
         diffae.DIFFAE,
         DiffAEConfig(**SHARED, out_channels=3, groups=4, semantic=16, encoder_mult=(1, 2), encoder_res_blocks=1),
     ),
 }
 NAMES = {"class_names": json.dumps(["a", "b", "c"]), "no_class": "3"}
+
+
+def reader(kind):
+    """Of a kind of SMALL."""
+    return kind.partition(",")[0]
 
 
 @cache
@@ -100,6 +120,7 @@ FACTS = {
 GROUPS = ("[4, 4]", "[1, 2]", "[0, 4]", "[-1, 5]", "[2.0, 2.0]", '["4"]', "[[4]]", "7", "[4" + ", 0" * 100_000 + "]")
 BLOCKS = (10**9, VAST, 30_000, 0, -1, 1.5, "1", None, [1], True)
 WIDTHS = (VAST, 0, -8, 7.5, "8", None, [8], {"a": 1}, 10**9)
+WORDS = (7, "ab", [1], [[]], [None], {"a": 1}, ["a"] * 300_000, ["a" * 500_000])
 LISTS = ([], [VAST, 2], [0, 2], [-1, 2], ["1", 2], [[1], 2], 7, "12", None, [1, 2] * 5000, [1e308, 2], {"0": 1})
 
 
@@ -109,6 +130,14 @@ def lies(home: str) -> dict[str, object]:
         MODEL: {"num_res_blocks": BLOCKS, "model_channels": WIDTHS, "channel_mult": LISTS, "attention": LISTS[3:]},
         CLASSIFIER: {"image_size": WIDTHS, "pool": ("evil", 7, None, ["attention"]), "out_channels": WIDTHS},
         ENCODER: {"blocks": LISTS, "strides": LISTS, "stem": LISTS, "heads": WIDTHS, "words": (7, [1], "ab", [[]])},
+        GLIDE: {"text_layers": BLOCKS, "text_width": WIDTHS, "context": WIDTHS, "vocabulary": WIDTHS, "words": WORDS},
+        MATCHER: {
+            "d": WIDTHS,
+            "heads": WIDTHS,
+            "text_layers": BLOCKS,
+            "context": WIDTHS,
+            "words": (7, [1], "ab", [[]]),
+        },
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}
@@ -156,6 +185,15 @@ CLIP_KEYS = {
     "visual__transformer__resblocks__0__mlp__c_fc__weight": (0, VAST),
     "visual__positional_embedding": (VAST, 0),
 }
+GLIDE_KEYS = {
+    **UNET_KEYS,
+    "middle_block__1__encoder_kv__weight": (16, 0),
+    "token_embedding__weight": (50257, 0),
+    "positional_embedding": (128, 0),
+    "padding_embedding": (128, 0),
+    "transformer__resblocks__0__attn__c_qkv__weight": (0, 8),
+    "transformer_proj__weight": (32, 0),
+}
 DDPM_KEYS = {
     "temb__dense__0__weight": (0, VAST),
     "conv_in__weight": (0, 3),
@@ -186,6 +224,11 @@ LAYOUTS = {
     "a DDPM of 10^15 channels": (MODEL, DDPM_KEYS),
     "a DDPM of 9000 levels": (MODEL, many(DDPM_KEYS, "down__{}__block__0__conv1__weight", 9000)),
     "a DDPM of 9000 blocks": (MODEL, many(DDPM_KEYS, "down__0__block__{}__conv1__weight", 9000)),
+    "a GLIDE of 10^15 tokens": (MODEL, {**GLIDE_KEYS, "token_embedding__weight": (VAST, 0)}),
+    "a GLIDE of texts of 10^15": (MODEL, {**GLIDE_KEYS, "positional_embedding": (VAST, 0)}),
+    "a GLIDE as wide as 10^15": (MODEL, {**GLIDE_KEYS, "token_embedding__weight": (0, VAST)}),
+    "a GLIDE of 9000 layers": (MODEL, many(GLIDE_KEYS, "transformer__resblocks__{}__x", 9000)),
+    "a GLIDE of scalars": (MODEL, dict.fromkeys(GLIDE_KEYS, (0,))),
     "a CLIP of 10^15": (ENCODER, CLIP_KEYS),
     "a CLIP of 9000 layers": (ENCODER, many(CLIP_KEYS, "transformer__resblocks__{}__x", 9000)),
     "a classifier of 10^15 classes": (
@@ -243,13 +286,17 @@ STRENGTHS = ("nan", "inf", "1e300", "", "one", "[1]", "0x10", "9" * 5000)
 
 
 def cases() -> list[Case]:
-    found = [Case(f"own file: {home}, {name}", write, home) for home in SMALL for name, write in lies(home).items()]
+    found = [
+        Case(f"own file: {home}, {name}", write, reader(home)) for home in SMALL for name, write in lies(home).items()
+    ]
     for key, values in FACTS.items():
         home = ENCODER if key == "guide_scales" else MODEL
         found += [Case(f"own file: {key} {str(v)[:30]!r}", changed(home, **{key: v}), home) for v in values]
     found += [Case(f"own file: groups {v[:20]}", changed(CLASSIFIER, class_groups=v), CLASSIFIER) for v in GROUPS]
     found += [
-        Case(f"own file: {home} of {name}", changed(home, form), home) for home in SMALL for name, form in FORMS.items()
+        Case(f"own file: {home} of {name}", changed(home, form), reader(home))
+        for home in SMALL
+        for name, form in FORMS.items()
     ]
     found += [Case(f"layout: {name}", content(empty(**keys)), home) for name, (home, keys) in LAYOUTS.items()]
     return found + directions()
@@ -257,5 +304,5 @@ def cases() -> list[Case]:
 
 def controls() -> list[Case]:
     """The same files without a lie, which load."""
-    found = [Case(f"control: {home}", changed(home), home, (home,)) for home in SMALL]
+    found = [Case(f"control: {home}", changed(home), reader(home), (reader(home),)) for home in SMALL]
     return [replace(case, taken=(MODEL, AUTOENCODER)) if case.home == AUTOENCODER else case for case in found]

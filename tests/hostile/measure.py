@@ -10,10 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .case import AUTOENCODER, CLASSIFIER, CONVERT, ENCODER, LOADERS, MODEL, READERS, RESUME, Case
+from .case import AUTOENCODER, CLASSIFIER, CONVERT, ENCODER, LOADERS, MATCHER, MODEL, READERS, RESUME, Case
 
 SECONDS, SPARE = 5.0, 50 << 20  # of the processor; bytes beside 1.5 times the file's size
-NAMES = {MODEL: "model", AUTOENCODER: "model", CLASSIFIER: "classifier", ENCODER: "encoder"}  # of a loader's input
+NAMES = {
+    MODEL: "model",
+    AUTOENCODER: "model",
+    CLASSIFIER: "classifier",
+    ENCODER: "encoder",
+    MATCHER: "matcher",
+}  # of a loader's input
 PYTHON = re.compile(
     "Traceback|has no attribute|not subscriptable|NoneType|unhashable|positional argument|unexpected keyword|Error:|"
     "out of range|indices must|by zero|recursion|not iterable|to unpack|expected str|embedded null|unsupported operand"

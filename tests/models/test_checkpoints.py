@@ -88,7 +88,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(zipped, tmp_pa
     torch.save({"state_dict": Bomb(target)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"model\.pt holds a pickle that would run code.*safetensors") as error:
         registry.load_checkpoint(path, "model")
-    assert "python dev.py convert" in str(error.value)
+    assert "Convert Guidance File" in str(error.value)
     assert not target.exists()
 
 
@@ -181,5 +181,8 @@ def test_a_wrong_shape_is_named_with_both_shapes(state, tmp_path):
 
 
 def test_a_model_where_a_classifier_is_needed_is_refused(state, tmp_path):
-    with pytest.raises(CheckpointError, match="is an ADM U-Net, a model; a classifier is needed here"):
+    with pytest.raises(
+        CheckpointError,
+        match="is an ADM U-Net: put it into models/guidance_models and load it with Load Guidance Model; a classi",
+    ):
         registry.load_checkpoint(saved(state, tmp_path), "classifier")

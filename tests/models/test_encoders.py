@@ -198,9 +198,11 @@ def test_the_shipped_encoder_reads_captions_of_clean_and_noisy_scenes(shipped):
 
 
 def test_a_file_of_another_kind_is_refused_in_words():
-    with pytest.raises(CheckpointError, match="is an ADM U-Net, a model; an encoder is needed here"):
+    with pytest.raises(CheckpointError, match="is an ADM U-Net: put it into .*; an encoder is needed here"):
         load_checkpoint(DEMO / "models" / "scenes_unet.safetensors", "encoder")
-    with pytest.raises(CheckpointError, match="an encoder; a model is needed here"):
+    with pytest.raises(
+        CheckpointError, match="guidance_encoders and load it with Load Guidance Encoder; a model is needed here"
+    ):
         load_checkpoint(DEMO / "encoders" / "scenes_clip.safetensors", "model")
 
 

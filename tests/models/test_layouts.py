@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from pack.models import ldm
 from pack.models.architecture import UnknownArchitectureError, parse
+from pack.models.foreign import foreign
 from pack.models.prior import usual_clamp
 from pack.models.registry import ARCHITECTURES, LATENT
 from pack.models.state_dict import CheckpointError, bare
@@ -121,6 +122,12 @@ def test_a_latent_diffusion_file_is_its_network_with_what_stands_beside(name, pa
     assert checkpoint.facts.schedule == ("latent churches" if "lsun" in name else "latent")
     assert config.in_channels == stated.get("latent", [4 if "lsun" in name else 3])[0]
     assert any(key.startswith("first_stage_model.") for key in beside) and checkpoint.guesses == {}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_public_file_is_taken_for_no_foreign_one(name):
+    assert foreign(LAYOUTS[name]["keys"]) == ""
+    assert foreign(f"ema_model.{key}" for key in LAYOUTS[name]["keys"]) == ""
 
 
 @pytest.mark.parametrize("name", OTHERS)

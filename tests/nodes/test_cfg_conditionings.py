@@ -4,6 +4,7 @@ import pytest
 import torch
 from cfg_sampling import class_models, combiner, condition, guided, ksampler, start
 from conftest import run_node
+from hosts import hosts_own
 
 pytestmark = pytest.mark.host
 LEVEL = torch.tensor([5.0, 0.0])
@@ -29,9 +30,7 @@ def codes(autoencoder):
 
 
 def host(name, *inputs):
-    import nodes
-
-    node = getattr(nodes, name)()
+    node = hosts_own("nodes", name)()
     return getattr(node, node.FUNCTION)(*inputs)[0]
 
 
@@ -108,10 +107,11 @@ def test_labels_go_to_their_pictures_and_start_again(execute, models, conds, sam
     assert torch.equal(made, torch.stack([star[0], red[1], star[2], red[3]]))
 
 
-def test_more_labels_than_pictures_are_refused(execute, models, sampled):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_more_labels_than_pictures_are_refused(execute, models, sampled, batch):
     (three,) = execute("Guidance_ClassConditioning", model=models["eps"], class_label="star\nred\ndotted")
-    with pytest.raises(ValueError, match="3 class labels came for a batch of 2"):
-        sampled(three)
+    with pytest.raises(ValueError, match=f"3 class labels came for a batch of {batch}"):
+        sampled(three, batch=batch)
 
 
 def test_labels_keep_to_their_pictures_in_context_windows(execute, models, conds):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cfg_sampling import class_models, combiner, condition, guided, ksampler, patch
+from hosts import hosts_own
 
 pytestmark = pytest.mark.host
 
@@ -97,10 +98,8 @@ def test_guiders_with_their_own_formula_refuse_a_patch(execute, models, conds, n
 
 
 def test_dual_model_guider_takes_a_patch(execute, models, conds):
-    from comfy_extras.nodes_custom_sampler import Guider_DualModel
-
     def made(model):
-        guider = Guider_DualModel(model, models["eps"])
+        guider = hosts_own("comfy_extras.nodes_custom_sampler", "Guider_DualModel")(model, models["eps"])
         guider.set_conds(conds["star"], conds[""])
         guider.set_cfg(4.5)
         return guided(guider)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cfg_sampling import Counter, class_models, combiner, condition, guided, ksampler, patch, start
+from hosts import hosts_own
 
 pytestmark = pytest.mark.host
 LEVEL = torch.tensor([5.0, 0.0])
@@ -230,9 +231,8 @@ def test_a_second_model_pushes_where_the_condition_says_something(execute, model
 
 
 def test_a_patch_on_the_negative_model_of_dual_model_guider_is_refused(execute, models, conds):
-    from comfy_extras.nodes_custom_sampler import Guider_DualModel
-
-    guider = Guider_DualModel(models["eps"], patch(execute, second_model(execute), "rescale"))
+    kind = hosts_own("comfy_extras.nodes_custom_sampler", "Guider_DualModel")
+    guider = kind(models["eps"], patch(execute, second_model(execute), "rescale"))
     guider.set_conds(conds["star"], conds[""])
     guider.set_cfg(4.5)
     with pytest.raises(ValueError, match="CFG Patch: the MODEL it was put into is sampled beside another"):

@@ -15,6 +15,7 @@ from compatibility.patches import NETWORK, PATCHES
 from compatibility.scene import Scene
 from compatibility.verdicts import SILENT, cells, together, verdict
 from conftest import ROOT, run_node
+from hosts import version
 
 pytestmark = pytest.mark.host
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -60,9 +61,11 @@ def test_three_together_work_or_are_refused_in_words(scene, patch, guider, node)
 
 
 def test_the_page_says_what_was_found(verdicts):
-    from comfyui_version import __version__
-
-    written = page({key: verdicts(key) for key in CELLS}, __version__)
+    if f"on ComfyUI {version()}." not in PAGE.read_text("utf-8") and not os.environ.get(
+        "GUIDANCE_RECORD_COMPATIBILITY"
+    ):
+        pytest.skip("the page is of another ComfyUI")
+    written = page({key: verdicts(key) for key in CELLS}, version())
     if os.environ.get("GUIDANCE_RECORD_COMPATIBILITY"):
         PAGE.write_text(written, "utf-8")
     assert written == PAGE.read_text("utf-8"), "record it anew; see the head of this file"

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from guided_sampling import KINDS, applied, guide_of, picture, sample, text_guide
+from hosts import clip_vision_model
 
 pytestmark = pytest.mark.host
 ESTIMATORS = ["at denoised", "at denoised optimised", "through denoiser"]
@@ -29,7 +30,7 @@ def test_what_is_off_changes_no_bit(execute, encoder, models, kind, guide, optio
 
 
 ENCODER_GUIDES = ["text", "content", "structure difference", "structure self-similarity", "style"]
-GUIDES = [*ENCODER_GUIDES, "palette", "classifier"]
+GUIDES = [*ENCODER_GUIDES, "palette", "classifier", "match"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +73,7 @@ def one_step_from(kind, sigma):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guide", ENCODER_GUIDES)
+@pytest.mark.parametrize("guide", [*ENCODER_GUIDES, "match"])
 def test_each_guide_as_it_comes_leaves_images_alone_after_one_step(execute, encoder, models, kind, guide):
     """Default unit and estimator. The encoder's activation has no corner, at which rounding would tip its gradient."""
     model, vae = models[kind]
@@ -254,12 +255,10 @@ def test_video_latents_are_steered_by_their_colours(comfy):
 @pytest.fixture(scope="module")
 def clip_vision(comfy):
     """A small random CLIP_VISION of the host, made in a node as its loader makes it."""
-    import comfy.clip_vision
-
     config = {"hidden_act": "gelu", "hidden_size": 32, "image_size": 32, "intermediate_size": 64, "num_channels": 3}
     config |= {"model_type": "clip_vision_model", "num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 8}
     with torch.inference_mode():
-        vision = comfy.clip_vision.ClipVisionModel({**config, "projection_dim": 16})
+        vision = clip_vision_model({**config, "projection_dim": 16})
         for parameter in vision.model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
     return vision

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hosts import hosts_own
 from hspace_edits import Hooked
 from hspace_scenes import looked, off, predicted, random
 
@@ -223,9 +224,7 @@ def test_conditions_with_areas_keep_their_sides(host, edit, three, side):
 
 
 def dual_model(model, negative, conds):
-    from comfy_extras.nodes_custom_sampler import Guider_DualModel
-
-    guider = Guider_DualModel(model, negative)
+    guider = hosts_own("comfy_extras.nodes_custom_sampler", "Guider_DualModel")(model, negative)
     guider.set_conds(*conds[:2])
     guider.set_cfg(3.0)
     return guider

@@ -4,6 +4,8 @@ import hashlib
 
 import pytest
 import torch
+from hosts import needs_the_middle
+from hspace_edits import older
 from hspace_scenes import off, predicted
 
 pytestmark = pytest.mark.host
@@ -26,6 +28,8 @@ def in_precision(dtype):
 
 @pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_a_small_asymmetric_step_in_half_precision_is_that_of_float32(host, edit, dtype, error):
+    needs_the_middle()
+
     def moved(model, small):
         edited = edit(model, small)
         return predicted(edited, host, levels=CLOSE) - predicted(model, host, levels=CLOSE)
@@ -68,6 +72,7 @@ def test_decoder_halves_of_half_precision_run_together_and_alone_where_memory_is
     """CFG's two predictions are one batch, so an evaluation is one pass, and one more for its differences or two."""
     from pack.nodes.host.hspace import run
 
+    needs_the_middle()
     model = edit(in_precision(torch.bfloat16), 0.2 * host.direction)
     together, found = passes_and_prediction(model, host)
     monkeypatch.setattr(run, "MARGIN", 1e9)  # of memory
@@ -83,3 +88,13 @@ def test_several_asymmetric_edits_share_one_pass_more(host, edit, count):
         model = edit(model, 0.1 * (place + 1) * host.direction)
     passes, _ = passes_and_prediction(model, host)
     assert passes == 2
+
+
+def test_a_host_that_rounds_an_edit_in_half_precision_says_so_once(host, edit, caplog):
+    from pack.nodes.host.hspace import halves
+
+    halves._say_that_it_rounds.cache_clear()
+    for model in (host.model, in_precision(torch.bfloat16), in_precision(torch.bfloat16)):
+        predicted(older(edit(model, 0.2 * host.direction)), host)
+    said = [record.message for record in caplog.records if "lost in its rounding" in record.message]
+    assert len(said) == 1 and "ComfyUI 0.24 and later are exact" in said[0]

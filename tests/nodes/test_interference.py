@@ -1,65 +1,14 @@
 """What others rely on is as it was after the pack loads, runs, fails or is cancelled."""
 
-import logging
-import os
 import random
-import signal
-import sys
-import threading
-import warnings
 
 import numpy
 import pytest
 import torch
 from guided_sampling import applied, sample, text_guide
+from surroundings import host_contents, surroundings
 
 pytestmark = pytest.mark.host
-HOST = ("comfy", "nodes", "folder_paths", "execution", "latent_preview", "comfy_extras", "comfy_execution")
-FLAGS = {
-    "gradients": torch.is_grad_enabled,
-    "inference mode": torch.is_inference_mode_enabled,
-    "deterministic": torch.are_deterministic_algorithms_enabled,
-    "default type": torch.get_default_dtype,
-    "threads": torch.get_num_threads,
-    "precision": torch.get_float32_matmul_precision,
-    "TF32 in products": lambda: torch.backends.cuda.matmul.allow_tf32,
-    "TF32 in convolutions": lambda: torch.backends.cudnn.allow_tf32,
-    "benchmark": lambda: torch.backends.cudnn.benchmark,
-    "flash attention": torch.backends.cuda.flash_sdp_enabled,
-    "math attention": torch.backends.cuda.math_sdp_enabled,
-    "autocast": torch.is_autocast_enabled,
-    "functions of tensors": lambda: torch.overrides._get_current_function_mode_stack(),
-}
-
-
-def host_contents():
-    return {
-        (name, key): id(value)
-        for name, module in list(sys.modules.items())
-        if name.split(".")[0] in HOST
-        for key, value in vars(module).items()
-        if key != "__warningregistry__"
-    }
-
-
-def surroundings():
-    """Everything that is not ours, by a name that says what."""
-    found = {name: flag() for name, flag in FLAGS.items()}
-    found |= {f"variable {key}": value for key, value in os.environ.items()}
-    found |= {f"signal {number}": signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    loggers = {"root": logging.root, "torch": logging.getLogger("torch")}
-    found |= {f"log {name}": (logger.level, list(logger.handlers)) for name, logger in loggers.items()}
-    found |= {
-        "hook": sys.excepthook,
-        "folder": os.getcwd(),
-        "path": list(sys.path),
-        "recursion": sys.getrecursionlimit(),
-    }
-    found |= {
-        "threads of Python": {thread.name for thread in threading.enumerate()},
-        "warnings": list(warnings.filters),
-    }
-    return found
 
 
 def generators():
@@ -132,3 +81,20 @@ def test_a_guided_run_leaves_the_random_numbers_that_a_bare_one_leaves(execute, 
         sample(execute, model, steps=3, batch=1)
         left.append(generators())
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, ValueError, torch.OutOfMemoryError])
+def test_an_exception_inside_a_guide_names_the_guide_and_keeps_its_kind(execute, steered, kind):
+    model, guide = steered
+
+    def broken(*_):
+        raise kind("broke")
+
+    compare = guide.compare
+    object.__setattr__(guide, "compare", broken)
+    try:
+        with pytest.raises(kind) as caught:
+            sample(execute, model, steps=3, batch=1)
+    finally:
+        object.__setattr__(guide, "compare", compare)
+    assert caught.type is kind and caught.value.args[0] == "the guide 'text: a red star': broke"

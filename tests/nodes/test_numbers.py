@@ -95,8 +95,32 @@ def test_a_linked_value_of_another_kind_or_size_is_refused(pack_nodes, value):
 
 
 def test_the_limits_themselves_are_possible(numbers):
-    from pack.nodes.host.errors import check_numbers
+    from pack.nodes.host.errors import check_values
 
     for _, _, entry, _ in numbers:
         for value in (entry.min, entry.max, entry.default):
-            check_numbers([entry], {entry.id: value})
+            check_values([entry], {entry.id: value})
+
+
+def windows(pack_nodes):
+    """Nodes with a window, but for the one with a dynamic input."""
+    found = {key for key, node in pack_nodes.items() if "start_percent" in {e.id for e in node.GET_SCHEMA().inputs}}
+    return sorted(found - {"Guidance_CFGPatch"})
+
+
+def test_a_window_that_ends_before_it_starts_is_refused_before_anything_runs(pack_nodes):
+    assert len(windows(pack_nodes)) >= 9
+    for node_id in windows(pack_nodes):
+        node = pack_nodes[node_id]
+        said = node.validate_inputs(start_percent=0.8, end_percent=0.2)
+        assert said == "the window ends (0.2) before it starts (0.8); exchange start_percent and end_percent"
+        assert "not within 0 and 1" in node.validate_inputs(start_percent=float("nan"), end_percent=0.2)
+        assert node.validate_inputs(start_percent=0.2, end_percent=0.2) is True
+        assert node.validate_inputs(end_percent=0.0) is True  # the start comes from another node
+
+
+def test_the_host_refuses_a_typed_window_that_ends_before_it_starts(pack_nodes):
+    hosts_word.classes = pack_nodes
+    chosen = {"weight": 1.0, "start_percent": 0.8, "curve": "constant", "class_label": ""}
+    (error,) = hosts_word("Guidance_ClassifierGuide", "end_percent", 0.2, chosen)
+    assert error["details"].startswith("end_percent - the window ends (0.2) before it starts (0.8); exchange")

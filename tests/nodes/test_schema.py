@@ -51,12 +51,49 @@ def test_every_node_has_prefix_category_description_and_help_page(pack_nodes):
         assert len((ROOT / "web" / "docs" / node_id / "en.md").read_text("utf-8")) > 300, node_id
 
 
-def test_every_input_has_a_tooltip(pack_nodes):
+def explained(entry):
+    """An input with what it grows and what its choices bring."""
+    template = getattr(entry, "template", None)
+    widgets = [widget for choice in getattr(entry, "options", None) or [] for widget in getattr(choice, "inputs", ())]
+    return [entry, *([template.input] if template else []), *widgets]
+
+
+def test_every_input_and_output_has_a_tooltip(pack_nodes):
     for node_id, node in pack_nodes.items():
-        for entry in node.GET_SCHEMA().inputs:
-            template = getattr(entry, "template", None)
-            tooltip = entry.tooltip or (template and template.input.tooltip)
-            assert tooltip, f"{node_id}.{entry.id}"
+        schema = node.GET_SCHEMA()
+        for part in [*(part for entry in schema.inputs for part in explained(entry)), *schema.outputs]:
+            assert part.tooltip, f"{node_id}.{part.id or part.display_name}"
+
+
+SOUGHT = {
+    "Guidance_CFGPatch": "dynamic thresholding, burnt, saturation, 动态阈值, 过饱和, 饱和度",
+    "Guidance_MoveSemantic": "smile, age, attribute, concept slider, 微笑, 年龄, 属性, 滑块",
+    "Guidance_HSpaceEdit": "smile, age, attribute, concept slider, 微笑, 年龄, 属性, 概念滑块",
+    "Guidance_StyleGuide": "style reference, reference image, IPAdapter, 风格, 参考图",
+    "Guidance_ContentGuide": "reference image, IPAdapter, 参考图",
+    "Guidance_PaletteGuide": "palette transfer, 配色, 色彩迁移",
+}
+
+
+def test_every_node_is_found_by_other_words_in_both_languages(pack_nodes):
+    for node_id, node in pack_nodes.items():
+        aliases = node.GET_SCHEMA().search_aliases
+        assert len(aliases) >= 2, node_id
+        assert any(alias.isascii() for alias in aliases) and not all(alias.isascii() for alias in aliases), node_id
+        for word in SOUGHT.get(node_id, "").split(", "):
+            assert word in " ".join(aliases), f"{node_id}: {word}"
+
+
+def test_what_the_editor_does_with_seeds_of_searches_and_trainings(pack_nodes):
+    """Another seed would search or train anew at every run; where pictures are drawn it is wanted."""
+    after = {
+        node_id: getattr(entry, "control_after_generate", None)
+        for node_id, node in pack_nodes.items()
+        for entry in node.GET_SCHEMA().inputs
+        if entry.id == "seed"
+    }
+    assert after["Guidance_DiscoverHSpace"] == "fixed" and after["Guidance_TrainHSpaceDirection"] is None
+    assert after["Guidance_ClassifierGuidedSampler"] is True
 
 
 def test_every_input_stands_in_the_help_page(pack_nodes):

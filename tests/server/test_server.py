@@ -189,7 +189,7 @@ SUBSTITUTES = {
     "IF-I-XL-v1.0.bin": "random_imagen_one.safetensors",
     "IF-II-L-v1.0.bin": "random_imagen_two.safetensors",
     "golden retriever": "heart",
-    "ViT-B-16-laion2b_s34b_b88k.safetensors": "scenes_clip.safetensors",
+    "open_clip_model.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
     "a photograph of a house by the sea": "star",
     "a portrait photograph of a smiling person": "star",

@@ -12,10 +12,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..pixel.kept import paste
 from ..pixel_model import clamp
 from ..run import Course, begin_beside
 from .run import owner
 
+OWN = (clamp, paste)  # of pixel models: those of the main one act on the result
 CFG_FUNCTIONS = {
     "sampler_cfg_function": "a CFG function",
     "sampler_pre_cfg_function": "a pre-CFG function",
@@ -55,7 +57,7 @@ class SecondModel:
         for name, what in CFG_FUNCTIONS.items():
             found = self.patcher.model_options.get(name) or []
             for function in found if isinstance(found, list) else [found]:
-                if function is not clamp:
+                if function not in OWN:
                     raise ValueError(
                         f"CFG Condition: the second model has {what} of {owner(function)}, which could not act: a "
                         "second model only predicts; put that node into the first model, or leave it out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ....guidance.palette_energy import quantiles, sliced_wasserstein
 from ....guidance.structure_energy import METHODS
 from ....guidance.weight import Weight
 from ....models.encoder import EMBEDDING, STYLE, chosen_layers
+from ..judging.matcher import Matcher
 from ..model import is_pixel_model
 from .classifier import HostClassifier
 from .encoder import Encoder
@@ -100,6 +101,25 @@ def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Ten
         least=None if encoder.facts.log_ratio and loss == "cosine" else LEAST[loss],
         wanted=[encoder.text(text)],
     )
+
+
+def match_guide(encoder: Encoder, matcher: Matcher, text: str, weight: Weight, mask: Tensor | None) -> Guide:
+    """Towards a sentence about several things: -S of MMCA, at clean pictures alone, as the matcher never saw others.
+
+    Raises ValueError where the encoder isn't the matcher's, or the sentence can't be read.
+    """
+    guide = _guide(
+        encoder,
+        name=f"match: {text}",
+        weight=weight,
+        mask=mask,
+        kind="match",
+        measure=Features(encoder, [matcher.layer_of(encoder)]),
+        compare=lambda found, wanted: -matcher.of_maps(found[0], wanted[0]),
+        least=-1.0 - matcher.config.alpha,
+        wanted=[matcher.words([text], encoder).sets.states],
+    )
+    return replace(guide, noise_aware=False, patchers=[*encoder.patchers, matcher.patcher])
 
 
 def content_guide(encoder: Encoder, image: Tensor, weight: Weight, fresh: bool, mask: Tensor | None) -> Guide:

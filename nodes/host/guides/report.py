@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 import torch
@@ -91,6 +92,36 @@ def by_guide(reports: list[Report]) -> dict[str, list[dict[str, Any]]]:
         for row in report.rows:
             found.setdefault(row["guide"], []).append({key: value for key, value in row.items() if key != "guide"})
     return found
+
+
+def relative(losses: Sequence[float]) -> list[float]:
+    """Losses in units of the first one's size, from 1: loss / first where that is above 0."""
+    unit = abs(losses[0]) or 1.0
+    return [1 + (loss - losses[0]) / unit for loss in losses]
+
+
+WEAK, CUT, FALLEN = 0.05, 0.5, 0.98  # largest lambda, share of capped samples, loss at the end relative to its start
+
+
+def verdict(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a guide's numbers mean and what to do, in a line.
+
+    A loss that rises is no fault by itself: that of a noise-aware guide rises as the noise goes.
+    """
+    lambdas, capped, losses = (
+        [row[key] for row in rows if row[key] is not None] for key in ("lambda", "capped", "loss")
+    )
+    if not lambdas or not losses:
+        return f"{name}: no number of it is finite; use another encoder"
+    push, cut, left = max(lambdas), mean(capped), relative(losses)[-1]
+    went = f"loss {100 * left:.0f} % of its start"
+    if push < WEAK:
+        return f"{name} hardly acts (lambda at most {push:.2g}, {went}): raise its weight"
+    if cut <= CUT:
+        return f"{name} acts (lambda up to {push:.2g}, {went})"
+    if left < FALLEN:
+        return f"{name} is cut in {100 * cut:.0f} % of its looks ({went}): lower its weight, or raise cap"
+    return f"{name} is cut in {100 * cut:.0f} % of its looks and doesn't arrive ({went}): another encoder or more views"
 
 
 def decoders(reports: list[Report]) -> str:

@@ -16,9 +16,10 @@ from ....guidance.gradient import Term, View
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
 from ....guidance.samplers import first_order
-from ....guidance.step import Step
+from ....guidance.step import Energy, Step
 from ....guidance.tensors import append_dims
 from ....guidance.views import crops, turn
+from ..errors import during
 from ..gradients import autograd_on
 from ..model import is_pixel_model
 from ..pictures import VIDEO, Decoder, area
@@ -235,7 +236,8 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
     estimator = application.estimator(guide, is_pixel_model(run.course.model))
     relative = application.relative(estimator)
     if guide.check_batch is not None:
-        guide.check_batch(len(step.x))
+        with during(f"the guide '{guide.name}'"):
+            guide.check_batch(len(step.x))
     view = None
     if estimator == EXACT:
         energy = noisy_energy(run.course, guide, place, run.numbers(step.x), step, level, sight)
@@ -245,7 +247,7 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
         energy, view = clean_energy(guide, sight), run.view(job, step.x)
     return Term(
         name=guide.name,
-        energy=energy,
+        energy=_naming(guide, energy),
         scale=weight * (LAMBDA if relative else guide.scale),
         relative=relative,
         estimator=estimator,
@@ -253,3 +255,13 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
         least=guide.least,
         view=view,
     )
+
+
+def _naming(guide: Guide, energy: Energy) -> Energy:
+    """The energy, whose exceptions name the guide."""
+
+    def named(x: Tensor, sigma: Tensor) -> Tensor:
+        with during(f"the guide '{guide.name}'"):
+            return energy(x, sigma)
+
+    return named

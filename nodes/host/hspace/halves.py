@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embe
 from torch import Tensor, nn
 
 from ....guidance.tensors import repeated
+from ..errors import noticed
 from ..pixel_model import HALVES, PixelNetwork
 
 BY_ROW = ("cond_or_uncond", "uuids")  # of transformer_options: what the parts of a batch are
@@ -93,6 +95,8 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
         return plain
     if "emb" not in seen:
         h = seen["h"]
+        if h.dtype != torch.float32:
+            _say_that_it_rounds()
         return Halves(plain, h, h.new_zeros(len(h), 1), lambda h: _second_pass(evaluate, options, others, h), most=1)
     most = 1 if others or video else None  # which may know how many rows there are
     return Halves(plain, seen["h"], seen["emb"], lambda h: _output_half(network, h, seen, others, video), most)
@@ -137,6 +141,14 @@ def _casting(*modules: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             setattr(layer, name, False)
+
+
+@cache
+def _say_that_it_rounds() -> None:
+    noticed(
+        "HSpace Edit: this ComfyUI runs the whole U-Net again for an edit, in half precision, and a small asymmetric "
+        "edit is lost in its rounding; ComfyUI 0.24 and later are exact, and so is --force-fp32"
+    )
 
 
 def _second_pass(evaluate: Evaluate, options: Options, others: Sequence[Any], edited: Tensor) -> Tensor:

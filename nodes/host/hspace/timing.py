@@ -94,10 +94,11 @@ class Inversion:
         inverted(self.model, samples, self.conditioning, self.sigmas, keep)
         wanted = self.measure.maps(self._pictures(samples))
         outside = self.model.model.process_latent_out
-        rows = [
-            [perceptual(self.measure.maps(self._pictures(outside(latents))), wanted).sum().cpu() for latents in pair]
-            for pair in pairs
-        ]
+        rows: list[list[Tensor]] = []
+        for pair in pairs:
+            mm.throw_exception_if_processing_interrupted()
+            seen = [self.measure.maps(self._pictures(outside(latents))) for latents in pair]
+            rows.append([perceptual(maps, wanted).sum().cpu() for maps in seen])
         return torch.tensor(rows).T
 
     def _pictures(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""What a person sees of a template before anything runs: its name, its picture, and a graph that fits the screen."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+FOLDER, TEMPLATES = ROOT / "workflows", ROOT / "example_workflows"
+API = sorted((FOLDER / "api").glob("*.json"))
+NAMES = json.loads((FOLDER / "browser" / "names.json").read_text("utf-8"))
+TITLE_BAR, PADDING = 30, 10  # of a node; around what the frontend fits
+SCREEN, MARGIN = (1600, 960), 0.75  # a window of 1600 x 1000 without its tabs; how much of it the frontend fills
+BLOCK = (1800, 1000)
+GROUPS = ["1 load", "2 guide", "3 sample", "4 look"]
+
+
+def template(path):
+    return json.loads((TEMPLATES / f"{NAMES[path.stem]}.json").read_text("utf-8"))
+
+
+def every_template(test):
+    return pytest.mark.parametrize("path", API, ids=lambda path: path.stem)(test)
+
+
+def extent(nodes):
+    """Width and height of the block that holds nodes with their titles."""
+    left = min(node["pos"][0] for node in nodes)
+    top = min(node["pos"][1] - TITLE_BAR for node in nodes)
+    right = max(node["pos"][0] + node["size"][0] for node in nodes)
+    bottom = max(node["pos"][1] + node["size"][1] for node in nodes)
+    return right - left, bottom - top
+
+
+def test_every_workflow_has_a_name_and_every_name_a_workflow():
+    assert set(NAMES) == {path.stem for path in API}
+    assert len(set(NAMES.values())) == len(NAMES)
+
+
+def test_the_folder_of_templates_holds_a_graph_and_a_picture_for_each_name_and_nothing_else():
+    wanted = {f"{name}.{kind}" for name in NAMES.values() for kind in ("json", "jpg")}
+    assert {path.name for path in TEMPLATES.iterdir()} == wanted
+
+
+def test_the_first_template_by_name_is_where_one_starts():
+    assert min(NAMES.values()) == "1 Start here"
+
+
+@pytest.mark.parametrize("name", ["example", "examples", "workflow", "workflows"])
+def test_no_other_folder_that_the_host_takes_for_templates_holds_a_file_of_their_kind(name):
+    assert list((ROOT / name).glob("*.json")) == []
+
+
+@every_template
+def test_a_template_fits_the_screen(path):
+    width, height = extent(template(path)["nodes"])
+    assert width <= BLOCK[0] and height <= BLOCK[1]
+    zoom = MARGIN * min(SCREEN[0] / (width + 2 * PADDING), SCREEN[1] / (height + 2 * PADDING))
+    assert zoom >= 0.6
+
+
+@every_template
+def test_no_two_nodes_of_a_template_overlap(path):
+    boxes = [
+        (x, y - TITLE_BAR, x + width, y + height)
+        for (x, y), (width, height) in ((node["pos"], node["size"]) for node in template(path)["nodes"])
+    ]
+    for place, a in enumerate(boxes):
+        for b in boxes[place + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+@every_template
+def test_the_titles_of_a_graph_are_unique_and_so_are_those_within_a_subgraph(path):
+    graph = template(path)
+    for part in (graph, *graph.get("definitions", {}).get("subgraphs", [])):
+        titles = [node.get("title", node["type"]) for node in part["nodes"]]
+        assert sorted(set(titles)) == sorted(titles)
+
+
+@every_template
+def test_groups_lead_from_loading_to_looking(path):
+    titles = [group["title"] for group in template(path)["groups"]]
+    assert set(titles) <= set(GROUPS) and {"1 load", "4 look"} <= set(titles) and len(set(titles)) == len(titles)
+
+
+@every_template
+def test_the_note_lies_beside_the_results(path):
+    graph = template(path)
+    (note,) = [node for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    (look,) = [group["bounding"] for group in graph["groups"] if group["title"] == "4 look"]
+    assert abs(note["pos"][1] + note["size"][1] - look[1] - look[3]) < 20
+    assert 0 < look[0] - note["pos"][0] - note["size"][0] < 40
+
+
+@every_template
+def test_a_note_says_how_long_it_takes_in_two_languages_without_code_that_the_new_renderer_hides(path):
+    (note,) = [node for node in template(path)["nodes"] if node["type"] == "MarkdownNote"]
+    text = note["widgets_values"][0]
+    assert text == path.with_suffix(".md").read_text("utf-8")
+    assert "`" not in text and "**Time** " in text and "**中文** " in text
+
+
+@every_template
+def test_a_published_file_comes_with_its_address_and_its_folder(path):
+    for node in json.loads(path.read_text("utf-8")).values():
+        for file in node["_meta"].get("models", []):
+            assert file["name"] in node["inputs"].values()
+            assert file["url"].startswith("https://") and file["url"].endswith("/" + file["name"])
+            assert file["directory"]
+    shown = json.dumps(template(path))
+    for file in re.findall(r'"url": "([^"]+)"', path.read_text("utf-8")):
+        assert file in shown
+
+
+@every_template
+def test_nothing_in_a_template_changes_by_itself(path):
+    graph = template(path)
+    parts = (graph, *graph.get("definitions", {}).get("subgraphs", []))
+    values = [value for part in parts for node in part["nodes"] for value in node.get("widgets_values") or []]
+    assert "randomize" not in values and "increment" not in values

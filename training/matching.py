@@ -1,0 +1,223 @@
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen CLIP sees them.
+
+Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
+
+    L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
+
+once of the whole score and once of its global term alone, so that both can rank. A batch holds scenes and their twins,
+whose shapes have changed an attribute; the cross attention sees each sentence with its own picture, its twin's, and the
+one that its global term finds hardest. What is true of a picture by chance is no negative.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
+
+from models.clip_noisy.words import indices
+from models.encoder import ImageEncoder
+from models.mmca.network import Mmca, MmcaConfig, Sets
+from models.mmca.regions import BOX, cells
+from models.registry import DEMO, load_checkpoint
+
+from .loop import Recipe, Run, arguments, train
+from .scenes import CLASSES
+from .two_shapes import (
+    ARTICLES,
+    ATTRIBUTES,
+    WORDS,
+    Pairs,
+    Sentences,
+    draw_pairs,
+    fits,
+    joined,
+    moved,
+    render_pairs,
+    sentences,
+    swapped,
+)
+
+ENCODER, LAYER = "scenes_clip.safetensors", "layer3"
+CONFIG = MmcaConfig(
+    region=224 + BOX,
+    word=64,
+    d=64,
+    heads=4,
+    inner=128,
+    channels=64,
+    words=WORDS,
+    context=12,
+    encoder=ENCODER,
+    layer=LAYER,
+)
+RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+MARGIN = 0.2
+SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
+RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
+KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
+NEVER = -torch.inf  # the score of a pair that was not looked at
+
+
+def hinge(scores: Tensor, true: Tensor, hardest: float = 1.0, margin: float = MARGIN) -> Tensor:
+    """Mean over the pairs [i i] of scores [n n], where `true` [n n] bool are no negatives.
+
+    `hardest` in [0, 1] of the loss is of the hardest negatives, the rest of all, each counted by their mean.
+    """
+    own, negative = scores.diagonal(), scores.masked_fill(true, NEVER)
+    total = scores.new_zeros(())
+    for of_own, dim in ((own[:, None], 1), (own[None], 0)):
+        violation = (margin - of_own + negative).clamp(min=0)
+        seen = (negative > NEVER).sum(dim).clamp(min=1)
+        total = total + (hardest * violation.amax(dim) + (1 - hardest) * violation.sum(dim) / seen).mean()
+    return total
+
+
+@dataclass(frozen=True)
+class Batch:
+    regions: Tensor  # [n k region]
+    words: Tensor  # [n w] word indices, of a sentence that is true of each picture
+    true: Tensor  # [n n] bool, which sentence is true of which picture
+
+
+def looked_at(encoder: ImageEncoder, pairs: Pairs, at_once: int = 128) -> Tensor:
+    """Regions [n k region] of rendered scenes."""
+    found = []
+    for rows in torch.arange(len(pairs), device=pairs.relation.device).split(at_once):
+        images, _ = render_pairs(pairs.rows(rows))
+        with torch.no_grad():
+            maps = encoder.maps(images, torch.zeros(len(images), device=images.device), [LAYER])
+        found.append(cells(maps[0]).states)
+    return torch.cat(found)
+
+
+def indexed(given: Sentences, device: torch.device) -> Tensor:
+    """[n context] word indices."""
+    return torch.tensor([indices(line, WORDS, CONFIG.context) for line in given.lines()], device=device)
+
+
+def true_sentences(pairs: Pairs, generator: torch.Generator) -> Sentences:
+    """A true sentence of each scene: of both shapes alike, or of one alone."""
+
+    def chance(*shape: int) -> Tensor:
+        return torch.rand(len(pairs), *shape, generator=generator, device=generator.device)
+
+    said = (chance(1, len(ATTRIBUTES)) < torch.tensor(SAID, device=generator.device)).repeat(1, 2, 1)
+    alone = chance() < ALONE
+    said[:, 1] &= ~alone[:, None]
+    article = torch.randint(len(ARTICLES), (len(pairs),), generator=generator, device=generator.device)
+    return sentences(pairs, said, (chance() < RELATED) & ~alone, chance() < 0.5, article)
+
+
+class Pool:
+    """Scenes and their twins, seen once by the encoder: KEPT scenes, each as it is and with something exchanged."""
+
+    def __init__(self, encoder: ImageEncoder, generator: torch.Generator):
+        scenes = draw_pairs(KEPT, generator)
+        self.versions = [scenes, swapped(scenes, "colour"), swapped(scenes, "texture"), moved(scenes)]
+        self.regions = torch.stack([looked_at(encoder, version) for version in self.versions])
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """Half of it are scenes, the other half a twin of each, in the same order."""
+        rows = torch.randperm(KEPT, generator=generator, device=generator.device)[: size // 2]
+        place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
+        pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
+        given = true_sentences(pairs, generator)
+        regions = torch.cat([self.regions[place, rows], self.regions[other, rows]])
+        return Batch(regions, indexed(given, generator.device), fits(pairs, given))
+
+
+def probed(network: Mmca, pool: Pool) -> None:
+    """Begins `region_in` as a linear probe: its first rows tell the attributes of the shape in a cell, by ridge
+    regression on one pool and at unit variance, so that the first steps needn't find them."""
+    found = [_attributes(version) for version in pool.versions]
+    x, y = pool.regions.flatten(0, 2), torch.cat(found).flatten(0, 1).to(pool.regions)
+    mean, centred = x.mean(0), x - x.mean(0)
+    ridge = RIDGE * torch.eye(x.shape[1], device=x.device)
+    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (y - y.mean(0)))
+    weight = weight / (centred @ weight).std(0)
+    with torch.no_grad():
+        network.region_in.weight[: y.shape[1]] = weight.T
+        network.region_in.bias[: y.shape[1]] = -mean @ weight
+
+
+def _attributes(pairs: Pairs) -> Tensor:
+    """[n k classes]: what the shape that covers a cell is, zeros where none does."""
+    _, masks = render_pairs(pairs)
+    covered = adaptive_avg_pool2d(masks, SIDE).flatten(2) > 0.25  # [n 2 k]
+    labels = pairs.labels()
+    hot = torch.cat([one_hot(labels[:, :, a], len(CLASSES[name])) for a, name in enumerate(ATTRIBUTES)], dim=2)
+    return (covered[..., None] * hot[:, :, None]).sum(1).float()
+
+
+def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Endless, of more and more scenes; the oldest are forgotten in the end."""
+    pools: list[Pool] = []
+    while True:
+        pools = [*pools[1 - POOLS :], Pool(encoder, generator)]
+        for place in torch.randint(len(pools), (BATCHES,), generator=generator, device=generator.device).tolist():
+            yield pools[place].batch(batch, generator)
+
+
+class Matching:
+    """The hinge loss of the whole score and of its global term; at first of all negatives, soon of the hardest."""
+
+    def __init__(self, device: str, curriculum: int):
+        self.curriculum = curriculum
+        self.seen = torch.zeros((), dtype=torch.float64, device=device)
+
+    def __call__(
+        self, network: nn.Module, batch: Batch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(network, Mmca)
+        n = len(batch.words)
+        regions = Sets(
+            batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
+        )
+        words = Sets(network.text(batch.words), batch.words > 0)
+        first = network.global_scores(regions, words)
+        rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
+        pictures, told = network.opened(regions, words)
+        whole = torch.full_like(first, NEVER)
+        whole[rows, columns] = first[rows, columns] + network.cross_scores(pictures[rows], told[columns])
+
+        hardest = float(self.seen / self.curriculum)
+        hardest = min(hardest, 1.0)
+        self.seen += n
+        alone, both = hinge(first, batch.true, hardest), hinge(whole, batch.true, hardest)
+        twin = torch.arange(n, device=first.device).roll(n // 2)
+        report = {"global": alone, "whole": both}
+        known = ~batch.true[twin, twin.roll(n // 2)]
+        for name, scores in (("global_twins", first), ("whole_twins", whole)):
+            right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
+            report[name] = (right & known).sum() / known.sum().clamp(min=1)
+        return alone + both, report
+
+
+def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest picture of each sentence."""
+    every = torch.arange(len(negatives), device=negatives.device)
+    return torch.cat([every, every, negatives.argmax(0)]), torch.cat([every, every.roll(len(every) // 2), every])
+
+
+def main() -> None:
+    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE)
+    torch.manual_seed(recipe.seed)
+    checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
+    encoder = checkpoint.build()
+    encoder.load_state_dict(checkpoint.state)
+    encoder.float().eval().requires_grad_(False).to(given.device)
+    metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
+    loss = Matching(given.device, curriculum=1 if given.resume else 20_000)
+    network = Mmca(CONFIG).to(given.device)
+    probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
+    train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))
+
+
+if __name__ == "__main__":
+    main()
