@@ -5,8 +5,8 @@ import json
 import shutil
 import time
 
+import cascade_files
 import golden_files
-import ldm_golden
 import numpy as np
 import pytest
 import torch
@@ -21,9 +21,6 @@ from models.adm import network
 from models.asyrp.network import DeltaConfig, delta_block
 from models.glide.network import GlideConfig, GlideUNet
 from models.glide_clip.network import ImageConfig, ImageTower, TextConfig, TextTower
-from models.imagen.network import ImagenConfig, ImagenUNet
-from models.karlo.network import KarloConfig, KarloDecoder, KarloUpsampler, KarloUpsamplerConfig
-from models.prior.network import KarloPrior, PriorConfig
 from training.scenes import CLASS_NAMES
 
 pytestmark = pytest.mark.server
@@ -304,40 +301,10 @@ def random_glide(server):
         save_file(state, encoders / f"random_clip_{half}.safetensors", metadata)
 
 
-def put(folder, name, network, family, **more):
-    """A network of one of our families in a folder of the server."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = golden_files.fill(network, f"{family}.").state_dict()
-    metadata = {"architecture": family, "config": json.dumps(vars(network.config)), **more}
-    save_file(state, folder / name, metadata)
-
-
 @pytest.fixture(scope="module")
-def random_cascades(server):
-    """Random weights in the layouts of Karlo and IF, for `stand_ins`' towers: CLIP is 16 wide, T5 48."""
-    models, priors = (server.base / "models" / f"guidance_{kind}" for kind in ("models", "priors"))
-    shape = {"model_channels": 16, "num_res_blocks": 1, "channel_mult": (1, 2), "num_heads": 2, "groups": 4}
-    reads = {**shape, "out_channels": 6, "attention": (2,), "text_width": 16}
-    alone = {**shape, "out_channels": 3, "in_channels": 6, "attention": (), "middle_attention": False}
-    decoder = KarloDecoder(KarloConfig(**reads, clip_width=16))
-    put(models, "random_karlo_decoder.safetensors", decoder, "karlo_decoder", image_size="32")
-    upsampler = KarloUpsampler(KarloUpsamplerConfig(**alone, scale_shift_norm=False))
-    put(models, "random_karlo_upsampler.safetensors", upsampler, "karlo_upsampler", image_size="64")
-    if_reads = {**reads, "activation": "gelu", "text_norm": True, "t5_width": 48, "pool_heads": 4}
-    one, two = ImagenConfig(**if_reads), ImagenConfig(**if_reads, in_channels=6, augments=True)
-    put(models, "random_imagen_one.safetensors", ImagenUNet(one), "imagen", image_size="32")
-    put(models, "random_imagen_two.safetensors", ImagenUNet(two), "imagen", image_size="64")
-    put(priors, "random_karlo_prior.safetensors", KarloPrior(PriorConfig(32, 1, 2, 16)), "karlo_prior")
-    statistics = {"clip_mean": golden_files.draw((16,), 6), "clip_std": 1 + golden_files.draw((16,), 7).abs()}
-    save_file(statistics, priors / "random_stats.safetensors")
-
-
-@pytest.fixture(scope="module")
-def random_latent(server, comfy):
-    """A small checkpoint of latent diffusion, with its autoencoder."""
-    folder = server.base / "models" / "guidance_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": ldm_golden.checkpoint() | ldm_golden.first_stage()}, folder / "random_ldm.ckpt")
+def random_cascades(server, comfy):
+    """Random weights in the layouts of Karlo, IF and latent diffusion."""
+    cascade_files.write(server.base / "models")
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +345,6 @@ def test_every_api_workflow_runs_and_saves_a_picture(
     random_upsampler,
     random_glide,
     random_cascades,
-    random_latent,
     random_delta_block,
     random_attributes,
     example_picture,
