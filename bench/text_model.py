@@ -37,7 +37,7 @@ CAPTIONS, EACH, STEPS, SAMPLER = 64, 4, 25, "euler_ancestral"
 SCALES = (1.0, 2.0, 3.0, 5.0, 8.0)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 MANY = 256  # captions at the best scale, and scenes that are enlarged
-UPSCALE_STEPS = 20
+UPSCALE_STEPS = 25
 NOISES = (0.0, 0.05, 0.1, 0.2, 0.4)  # deviations on the small pictures, in the units of [-1, 1]
 MADE_WITH = (made_with.TEXT, made_with.UPSAMPLER, made_with.CLIP, made_with.JUDGE)
 
@@ -73,7 +73,7 @@ class Bench(Pack):
         ]
         return torch.cat(
             [
-                ksampler(self.upsampler, 1.0, row, row, start[None], UPSCALE_STEPS)
+                ksampler(self.upsampler, 1.0, row, row, start[None], UPSCALE_STEPS, SAMPLER)
                 for row, start in zip(rows, noise, strict=True)
             ]
         )

@@ -1,4 +1,4 @@
-"""`python dev.py bench two_shapes`: workflows/two_shapes.webp, sixteen pictures that *sentence_match* ranks.
+"""`python dev.py bench two_shapes`: workflows/two_shapes.webp, the sixteen pictures that *sentence_match* ranks.
 
 Eight show a star and a circle, one red and one blue, in every order of places and colours; eight show anything.
 """

@@ -34,7 +34,7 @@ def ranks(scores: Tensor, right: Tensor) -> Tensor:
 
 
 def recalls(found: Tensor) -> dict[str, float]:
-    """As SAEM and its kin report them: percent of ranks [q] below 1, 5 and 10; floor of the median and mean, from 1."""
+    """As SAEM reports them: percent of ranks [q] below 1, 5 and 10, the median's floor and the mean, both from 1."""
     within = {f"recall@{k}": 100 * float((found < k).double().mean()) for k in (1, 5, 10)}
     middle = math.floor(float(found.double().quantile(0.5))) + 1
     return {**within, "median_rank": float(middle), "mean_rank": float(found.double().mean()) + 1}

@@ -100,7 +100,7 @@ def uses(state: StateDict, metadata: Mapping[str, str]) -> dict[str, str]:
     family = stated or first_fitting(own_names(state, ARCHITECTURES), ARCHITECTURES)
     found = {} if family is None else {family.kind: family.title}
     if family is diffae.DIFFAE:
-        found[AUTOENCODER] = family.title
+        found[AUTOENCODER] = diffae.DIFFAE.title
     if asyrp.holds_block(state):
         found[HSPACE] = "a delta block of Asyrp"
     attributes = state.get("classifier.weight")

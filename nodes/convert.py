@@ -20,7 +20,16 @@ class ConvertFile(GuidanceNode):
             category="guidance/loaders",
             description="Takes the weights out of a PyTorch file that asks for code, as the published diffusion "
             "autoencoders do, and writes them beside it as safetensors. Nothing in the file runs.",
-            search_aliases=["ckpt to safetensors", "DiffAE", "last.ckpt", "pickle", "Lightning", "convert"],
+            search_aliases=[
+                "ckpt to safetensors",
+                "DiffAE",
+                "last.ckpt",
+                "pickle",
+                "Lightning",
+                "convert",
+                "转换",
+                "格式转换",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file_name",

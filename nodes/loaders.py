@@ -258,7 +258,7 @@ class LoadMatcher(GuidanceNode):
             category="guidance/loaders",
             description="Loads what tells how well pictures fit sentences about several things: MMCA, of which the "
             "pack has a small one.",
-            search_aliases=["MMCA", "image sentence matching", "retrieval"],
+            search_aliases=["MMCA", "image sentence matching", "retrieval", "加载匹配器"],
             inputs=[
                 io.Combo.Input(
                     "matcher_name",
@@ -266,7 +266,9 @@ class LoadMatcher(GuidanceNode):
                     tooltip="A file in ComfyUI/models/guidance_matchers, or the pack's own small matcher.",
                 ),
             ],
-            outputs=[sockets.Matcher.Output(display_name="matcher")],
+            outputs=[
+                sockets.Matcher.Output(display_name="matcher", tooltip="For Image-Sentence Match and Match Guide.")
+            ],
         )
 
     @classmethod

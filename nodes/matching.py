@@ -10,13 +10,17 @@ from torch import Tensor
 from ..guidance.match_scores import UNSEEN, order
 from ..models.encoder import STYLE, chosen_layers
 from . import sockets
+from .guide_inputs import CATEGORY as GUIDES
+from .guide_inputs import GUIDE_TOOLTIP, encoder_input, guide_output, mask_input, strength_of, weight_inputs
 from .host.errors import GuidanceNode, about
 from .host.guides.encoder import Encoder
+from .host.guides.guide import match_guide
 from .host.judging.matcher import Matcher, Scores, Words
 from .host.judging.regions import Regions, masks_of, regions_of
 from .judging import CATEGORY, lines, to_json
 from .judging_pictures import table
 from .matching_pictures import attended
+from .widgets import WindowNode
 
 SHOWN = 4  # pictures of a sentence whose attention is drawn
 
@@ -41,7 +45,7 @@ class RegionFeatures(GuidanceNode):
             category=CATEGORY,
             description="Pictures as sets of regions, for Image-Sentence Match: the cells of an encoder's feature map, "
             "or what lies under masks. No detector is needed.",
-            search_aliases=["patch tokens", "objects", "bottom-up features", "MMCA", "SAEM"],
+            search_aliases=["patch tokens", "objects", "bottom-up features", "MMCA", "SAEM", "区域特征"],
             inputs=[
                 sockets.Encoder.Input("encoder", tooltip="The encoder that the matcher was trained with."),
                 io.Image.Input("images", tooltip="Any number of pictures; the middle square of each is seen."),
@@ -58,7 +62,7 @@ class RegionFeatures(GuidanceNode):
                     "of the first picture first. An empty mask is no region.",
                 ),
             ],
-            outputs=[sockets.Regions.Output(display_name="regions")],
+            outputs=[sockets.Regions.Output(display_name="regions", tooltip="For Image-Sentence Match.")],
         )
 
     @classmethod
@@ -81,10 +85,10 @@ class ImageSentenceMatch(GuidanceNode):
             category=CATEGORY,
             description="How well pictures fit sentences about several things: a cheap score of all, and cross "
             "attention between regions and words for the best.",
-            search_aliases=["MMCA", "cross attention", "rank images", "retrieval", "image text matching"],
+            search_aliases=["MMCA", "cross attention", "rank images", "retrieval", "image text matching", "图文匹配"],
             inputs=[
-                sockets.Matcher.Input("matcher", tooltip="Load Matcher."),
-                sockets.Regions.Input("regions", tooltip="Region Features."),
+                sockets.Matcher.Input("matcher", tooltip="What compares pictures and sentences: Load Matcher."),
+                sockets.Regions.Input("regions", tooltip="The pictures as regions: Region Features."),
                 io.String.Input(
                     "text",
                     multiline=True,
@@ -104,7 +108,9 @@ class ImageSentenceMatch(GuidanceNode):
                 io.Image.Output(display_name="images", tooltip="Sorted by the first sentence, the best first."),
                 io.Int.Output(display_name="indices", is_output_list=True, tooltip="Places in the batch, from 0."),
                 io.String.Output(display_name="json", tooltip="Both scores of every picture with every sentence."),
-                io.Image.Output(display_name="table"),
+                io.Image.Output(
+                    display_name="table", tooltip="Scores as a picture: a row a picture, a column a sentence."
+                ),
                 io.Image.Output(
                     display_name="attention", tooltip="Where regions look at each word, of the best of each sentence."
                 ),
@@ -161,4 +167,48 @@ def attention_sheet(
     return attended(regions.images, parts)
 
 
-NODES: list[type[io.ComfyNode]] = [RegionFeatures, ImageSentenceMatch]
+class MatchGuide(WindowNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_MatchGuide",
+            display_name="Match Guide",
+            category=GUIDES,
+            description="Steers towards a sentence about several things, measured by a matcher's cross attention: "
+            "which colour belongs to which shape, and what stands where.",
+            search_aliases=[
+                "MMCA",
+                "image sentence matching",
+                "attribute binding",
+                "compositional",
+                "图文匹配",
+                "属性绑定",
+            ],
+            inputs=[
+                encoder_input(),
+                sockets.Matcher.Input("matcher", tooltip="Load Matcher; it was trained with this encoder."),
+                io.String.Input("text", multiline=True, default="", tooltip="What the picture should show."),
+                *weight_inputs(),
+                mask_input(),
+            ],
+            outputs=[sockets.Guide.Output(display_name="guide", tooltip=GUIDE_TOOLTIP)],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        encoder: Encoder,
+        matcher: Matcher,
+        text: str,
+        weight: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        strength = strength_of(weight, start_percent, end_percent, curve)
+        with about("encoder"):
+            return guide_output(match_guide(encoder, matcher, text, strength, mask))
+
+
+NODES: list[type[io.ComfyNode]] = [RegionFeatures, ImageSentenceMatch, MatchGuide]

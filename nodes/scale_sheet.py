@@ -24,7 +24,7 @@ class ScaleValues(GuidanceNode):
             category=CATEGORY,
             description="Several values of one setting, each with several seeds: what hangs on them runs once for each "
             "pair. Scale Sheet lays the pictures out.",
-            search_aliases=["XY plot", "weight sweep", "parameter sweep", "seed grid", "compare weights"],
+            search_aliases=["XY plot", "weight sweep", "parameter sweep", "seed grid", "权重对比", "参数对比"],
             inputs=[
                 io.String.Input(
                     "values",
@@ -75,7 +75,7 @@ class ScaleSheet(GuidanceNode):
             category=CATEGORY,
             description="The pictures of Scale Values on one sheet: a row for each value, a column for each seed, with "
             "captions.",
-            search_aliases=["XY plot", "grid", "weight sweep", "seed grid", "comparison"],
+            search_aliases=["XY plot", "grid", "weight sweep", "seed grid", "对比图", "权重对比"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures, as they come out of VAE Decode."),

@@ -76,6 +76,7 @@ def comfy(tmp_path_factory):
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args
+    import utils.extra_config  # noqa: F401  # as the host does: `nodes` puts a folder in front that has another `utils`
 
     import nodes
 

@@ -1,12 +1,14 @@
-"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, as the frozen CLIP sees them.
+"""Trains the pack's matcher of pictures and sentences: MMCA on scenes of two shapes, seen by the frozen scenes CLIP.
 
 Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.05612, eq. 6; SAEM's and MMCA's):
 
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
-once of the whole score and once of its global term alone, so that both can rank. A batch holds scenes and their twins,
-whose shapes have changed an attribute; the cross attention sees each sentence with its own picture, its twin's, and the
-one that its global term finds hardest. What is true of a picture by chance is no negative.
+once of the whole score and once of its global term, so that both can rank. From nothing this loss collapses: every
+score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it.
+
+A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
+its own picture, its twin's, and the one that its global term finds hardest. What is true by chance is no negative.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, one_hot
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
+from models.facts import of_json
 from models.mmca.network import Mmca, MmcaConfig, Sets
 from models.mmca.regions import BOX, cells
 from models.registry import DEMO, load_checkpoint
+from models.state_dict import read
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASSES
@@ -56,11 +61,12 @@ CONFIG = MmcaConfig(
     encoder=ENCODER,
     layer=LAYER,
 )
-RECIPE = Recipe(images=1_000_000, batch=32, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
+RECIPE = Recipe(images=640_000, batch=64, learning_rate=1.5e-3, warmup=100, seed=19, ema=0.998, weight_decay=0.01)
 MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
 RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
 KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
+LOGIT_SCALE, CURRICULUM = 20.0, 200_000  # of the contrast; pictures until it has faded out
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
 
@@ -76,6 +82,15 @@ def hinge(scores: Tensor, true: Tensor, hardest: float = 1.0, margin: float = MA
         seen = (negative > NEVER).sum(dim).clamp(min=1)
         total = total + (hardest * violation.amax(dim) + (1 - hardest) * violation.sum(dim) / seen).mean()
     return total
+
+
+def contrast(scores: Tensor, true: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy over the same negatives: it can't collapse, where every score is the same and the
+    hardest negative is at the margin, as the hinge loss does from nothing."""
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    logits = (LOGIT_SCALE * scores).masked_fill(true & ~own, NEVER)
+    labels = torch.arange(len(scores), device=scores.device)
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
 @dataclass(frozen=True)
@@ -165,11 +180,10 @@ def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> It
 
 
 class Matching:
-    """The hinge loss of the whole score and of its global term; at first of all negatives, soon of the hardest."""
+    """The hinge loss of the whole score and of its global term; the contrast alone at first, which fades into them."""
 
-    def __init__(self, device: str, curriculum: int):
-        self.curriculum = curriculum
-        self.seen = torch.zeros((), dtype=torch.float64, device=device)
+    def __init__(self, device: str, seen: int = 0):
+        self.seen = torch.tensor(seen, dtype=torch.float64, device=device)  # pictures
 
     def __call__(
         self, network: nn.Module, batch: Batch, generator: torch.Generator
@@ -186,17 +200,28 @@ class Matching:
         whole = torch.full_like(first, NEVER)
         whole[rows, columns] = first[rows, columns] + network.cross_scores(pictures[rows], told[columns])
 
-        hardest = float(self.seen / self.curriculum)
-        hardest = min(hardest, 1.0)
+        fading = (1 - self.seen / CURRICULUM).clamp(min=0).float()
         self.seen += n
-        alone, both = hinge(first, batch.true, hardest), hinge(whole, batch.true, hardest)
+        alone, both = hinge(first, batch.true), hinge(whole, batch.true)
+        first_steps = contrast(first, batch.true) + contrast(whole, batch.true)
         twin = torch.arange(n, device=first.device).roll(n // 2)
-        report = {"global": alone, "whole": both}
+        report = {"global": alone, "whole": both, "contrast": first_steps}
         known = ~batch.true[twin, twin.roll(n // 2)]
         for name, scores in (("global_twins", first), ("whole_twins", whole)):
             right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
             report[name] = (right & known).sum() / known.sum().clamp(min=1)
-        return alone + both, report
+        return torch.lerp(alone + both, first_steps, fading), report
+
+
+def images_seen(resume: Path | None, batch: int) -> int:
+    """By the run that is resumed; 0 where its file can't be read, of which `train` will speak."""
+    try:
+        _, record = read(resume) if resume else ({}, {})
+        progress = of_json({"progress": "{}", **record}, "progress", dict)
+        own = of_json({"training": "{}", **record}, "training", dict).get("images", 0)
+        return int(progress.get("earlier_images", own) + progress.get("step", 0) * batch)
+    except (ValueError, TypeError):
+        return 0
 
 
 def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +238,7 @@ def main() -> None:
     encoder.load_state_dict(checkpoint.state)
     encoder.float().eval().requires_grad_(False).to(given.device)
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, curriculum=1 if given.resume else 20_000)
+    loss = Matching(given.device, images_seen(given.resume, recipe.batch))
     network = Mmca(CONFIG).to(given.device)
     probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
     train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))

@@ -20,6 +20,9 @@ export async function opened({ api, note, name }) {
 export async function folded(api) {
   const known = new Map(app.graph._nodes.map((node) => [node, api[String(node.id)]?._meta ?? {}]));
   app.graph.arrange(60);
+  // a node whose inputs grow would drop those that lose their link for a moment
+  const growing = app.graph._nodes.map((node) => [node, node.onConnectionsChange]);
+  for (const [node] of growing) node.onConnectionsChange = undefined;
   for (;;) {
     const wanted = [...known.values()].map((meta) => meta.inside).filter(Boolean);
     if (!wanted.length) break;
@@ -34,6 +37,7 @@ export async function folded(api) {
     for (const inner of subgraph._nodes) inner.size = inner.computeSize();
     subgraph.arrange(60);
   }
+  for (const [node, changed] of growing) node.onConnectionsChange = changed;
   // from what is shown back to what is loaded, so that a decoder follows its sampler
   const order = [];
   const visit = (node) => {
@@ -110,8 +114,12 @@ export function put({ places, groups }) {
 export function alone({ api, about }) {
   const node = app.graph._nodes.find((node) => node.subgraph);
   for (const other of [...app.graph._nodes]) if (other !== node) app.graph.remove(other);
-  const shown = Object.entries(api).flatMap(([id, { _meta }]) => (_meta.shown ?? []).map((widget) => [id, widget]));
-  node.properties = { proxyWidgets: shown };
+  for (const [id, { _meta }] of Object.entries(api))
+    for (const widget of _meta.shown ?? []) {
+      const inner = node.subgraph.getNodeById(Number(id));
+      const slot = inner.inputs.find((input) => input.widget?.name === widget);
+      node.subgraph.addInput(widget, slot.type).connect(slot, inner);
+    }
   node.pos = [0, 0];
   node.setSize([280, node.computeSize()[1]]);
   const workflow = app.graph.serialize();

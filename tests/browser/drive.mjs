@@ -23,9 +23,11 @@ async function started() {
   const category = page.getByText(pack, { exact: true }).first();
   if (!(await category.isVisible())) await page.getByText("Extensions", { exact: true }).first().click();
   await category.click();
-  await card.waitFor({ timeout: 30_000 });
   await page.waitForTimeout(2000);
   await shoot("template_browser");
+  await page.getByPlaceholder(/search/i).last().fill("start"); // they come in the order of the disk
+  await card.waitFor({ timeout: 30_000 });
+  await shoot("template_found");
   await card.click();
   await page.waitForFunction(() => app.graph._nodes.some((node) => node.type.startsWith("Guidance_")), null, { timeout: 30_000 });
   await page.waitForTimeout(1500);
@@ -77,8 +79,9 @@ async function ran() {
   const { output } = await page.evaluate(() => app.graphToPrompt());
   const prompt = Object.fromEntries(Object.entries(output).map(([id, { class_type, inputs }]) => [id, { class_type, inputs }]));
   const done = ended();
-  const accepted = await page.evaluate(() => app.queuePrompt(0, 1));
-  return { outcome: accepted === false ? "refused" : await done, prompt };
+  const answer = page.waitForResponse((one) => one.url().endsWith("/prompt") && one.request().method() === "POST");
+  await page.evaluate(() => app.queuePrompt(0, 1));
+  return { outcome: (await answer).ok() ? await done : "refused", prompt };
 }
 
 /** A blueprint out of the node library onto the canvas, in the place of the nodes that it is made of. */

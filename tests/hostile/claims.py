@@ -155,7 +155,7 @@ FORMS = {
     "whole numbers": lambda key, value: value.to(torch.int8),
     "truth values": lambda key, value: value > 0,
     "bytes in one place": lambda key, value: (
-        value.to(torch.uint8) if key.endswith(("out.2.weight", "c_proj.weight")) else value
+        value.to(torch.uint8) if key.endswith(("out.2.weight", "c_proj.weight", "words.out.weight")) else value
     ),
     "NaN": lambda key, value: value * float("nan"),
     "infinity at the end": lambda key, value: (

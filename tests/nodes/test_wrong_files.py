@@ -19,8 +19,17 @@ LOADERS = {
     "Guidance_LoadEncoder": ("encoders", "encoder_name"),
     "Guidance_LoadHSpaceDirection": ("directions", "direction_name"),
     "Guidance_LoadSemanticDirection": ("directions", "direction_name"),
+    "Guidance_LoadMatcher": ("matchers", "matcher_name"),
 }
-KINDS = ("models", "classifiers", "encoders", "directions")
+KINDS = ("models", "classifiers", "encoders", "directions", "matchers")
+
+
+@pytest.fixture(autouse=True)
+def patient(pack_nodes, monkeypatch):
+    """Lists look into every file, however busy the machine is."""
+    from pack.nodes.host import files
+
+    monkeypatch.setattr(files, "PATIENCE", 600)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +207,7 @@ def test_a_folder_of_500_large_files_is_listed_at_once(pack_nodes, tmp_path, mon
     folder_paths.add_model_folder_path("guidance_models", str(tmp_path))
     folder_paths.filename_list_cache.clear()
     try:
+        monkeypatch.setattr(files, "PATIENCE", 2)
         start = time.process_time()
         assert len(files.choices("models", "model")) >= 500
         read = time.process_time() - start

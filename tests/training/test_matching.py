@@ -1,10 +1,14 @@
 """The loss of the matcher against its closed form and the published one, and what sentences are true of."""
 
+import json
+import math
+
 import golden_files
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from training.matching import NEVER, hinge, true_sentences
+from training.matching import NEVER, contrast, hinge, images_seen, true_sentences
 from training.two_shapes import (
     RELATIONS,
     WORDS,
@@ -133,3 +137,25 @@ def test_joined_batches_are_one_after_the_other(pairs):
     both = joined(pairs, moved(pairs))
     assert both.labels().equal(torch.cat([pairs.labels(), pairs.labels()]))
     assert both.rows(torch.arange(200, 400)).relation.equal(pairs.relation ^ 1)
+
+
+def test_the_contrast_moves_scores_that_the_hinge_loss_would_leave_alike():
+    """Where all scores are the same the hardest negatives pull as hard as the own pairs: the loss stays at 2 m."""
+    scores = torch.full((4, 4), 0.9, requires_grad=True)
+    own = torch.eye(4, dtype=torch.bool)
+    assert hinge(scores, own).item() == pytest.approx(0.4, rel=1e-6)
+    value = contrast(scores, own)
+    value.backward()
+    assert value.item() == pytest.approx(math.log(4), rel=1e-6)
+    assert (scores.grad.diagonal() < 0).all() and (scores.grad[~own] > 0).all()
+
+
+def test_a_resumed_run_knows_how_many_pictures_it_has_seen(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for metadata, seen in (
+        ({"progress": json.dumps({"step": 7, "earlier_images": 5})}, 19),
+        ({"training": json.dumps({"images": 11})}, 11),
+    ):
+        save_file({"a": torch.ones(1)}, path, metadata)
+        assert images_seen(path, 2) == seen
+    assert images_seen(None, 2) == 0 == images_seen(tmp_path / "none", 2)
