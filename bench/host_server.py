@@ -102,17 +102,17 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _install_pack(base: Path) -> None:
-    """The pack in the server's custom_nodes: a link, or a copy where links are not allowed."""
-    place = base / "custom_nodes" / PACK_NAME
+def _install_pack(base: Path, name: str = PACK_NAME, pack: Path = PACK) -> None:
+    """A pack in the server's custom_nodes: a link, or a copy where links are not allowed."""
+    place = base / "custom_nodes" / name
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_symlink():
         place.unlink()
     try:
-        place.symlink_to(PACK, target_is_directory=True)
+        place.symlink_to(pack, target_is_directory=True)
     except OSError:
         ignored = shutil.ignore_patterns(".git", "__pycache__", "output")
-        shutil.copytree(PACK, place, dirs_exist_ok=True, ignore=ignored)
+        shutil.copytree(pack, place, dirs_exist_ok=True, ignore=ignored)
 
 
 @contextmanager
@@ -122,21 +122,26 @@ def running(
     base: Path | None = None,
     flags: Sequence[str] = ("--cpu",),
     only_ours: bool = True,
+    beside: Path | None = None,
 ) -> Iterator[Host]:
     """Starts ComfyUI from `comfyui`, waits until it answers, and ends it, whatever happens.
 
-    Without `base` its folders are temporary. `only_ours` keeps every other custom node out.
+    Without `base` its folders are temporary. `only_ours` keeps every other custom node out, but
+    for the pack in the folder `beside`.
     """
     temporary = base is None
     base = Path(tempfile.mkdtemp(prefix="guidance-host-")) if base is None else base
     _install_pack(base)
+    if beside is not None:
+        _install_pack(base, beside.name, beside)
     log = base / "host.log"
     port = _free_port()
     command = [python, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", f"sqlite:///{base / 'comfyui.db'}"]
     command += ["--disable-api-nodes", "--preview-method", "auto", *flags]
     if only_ours:
-        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
+        packs = [PACK_NAME] + ([beside.name] if beside is not None else [])
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=base, env=_environment())
     host = Host(f"http://127.0.0.1:{port}", base, log, uuid.uuid4().hex)

@@ -16,20 +16,30 @@ from torch import Tensor
 
 from .score import guided_denoised
 
-FAST27 = (10, 10, 3, 2, 2)
+NAMED = {  # sections by name, of GLIDE's and DeepFloyd IF's code
+    "fast27": (10, 10, 3, 2, 2),
+    "smart27": (7, 4, 2, 1, 2, 4, 7),
+    "smart50": (10, 6, 4, 3, 2, 2, 3, 4, 6, 10),
+    "smart100": (1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7, 8, 9, 10, 13),
+    "smart185": (1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20),
+    "super27": (1, 1, 1, 1, 1, 1, 1, 2, 5, 13),
+    "super40": (2, 2, 2, 2, 2, 2, 3, 4, 6, 15),
+    "super100": (4, 4, 6, 6, 8, 8, 10, 10, 14, 30),
+}
 
 
 def respaced(respacing: str, steps: int = 1000) -> list[int]:
     """Retained timesteps in ascending order.
 
     "ddimN": N steps of one integer stride from 0. "a,b,c": equal sections of the chain, so many steps in each, first
-    and last included (Nichol & Dhariwal 2021). "fast27": GLIDE's "10,10,3,2,2" with its last step, 999, moved to 997.
-    "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises ValueError for anything else and for
-    counts that don't fit.
+    and last included (Nichol & Dhariwal 2021). A name of NAMED: those sections; GLIDE's "fast27" with its last step,
+    999, moved to 997. "linspaceN": Asyrp's int(linspace(0, 1, N) * (steps - 1) + 1e-6). Raises ValueError for anything
+    else and for counts that don't fit.
     """
     text = respacing.strip().lower()
-    if text == "fast27":
-        return [*_sections(FAST27, steps)[:-1], steps - 3]
+    if text in NAMED:
+        kept = _sections(NAMED[text], steps)
+        return [*kept[:-1], steps - 3] if text == "fast27" else kept
     try:
         if text.startswith("ddim"):
             return _one_stride(int(text[4:]), steps)
@@ -40,7 +50,8 @@ def respaced(respacing: str, steps: int = 1000) -> list[int]:
         if "respacing" in str(error):
             raise
         raise ValueError(
-            f'respacing {respacing!r} can\'t be read; write "250", "ddim25", "10,10,3,2,2", "fast27" or "linspace40"'
+            f'respacing {respacing!r} can\'t be read; write "250", "ddim25", "10,10,3,2,2", "fast27", "smart50", '
+            '"super40" or "linspace40"'
         ) from error
     return _sections(counts, steps)
 

@@ -34,7 +34,7 @@ class Architecture(Generic[ConfigT]):
     title: str
     """The family in words, for messages."""
     kind: str
-    """"model" (predicts noise), "classifier", "encoder" or "matcher"."""
+    """"model" (predicts noise), "classifier", "encoder", "matcher" or "prior" (of an unCLIP)."""
     keys: tuple[str, ...]
     """Keys that every file of the family has."""
     absent: tuple[str, ...]
@@ -245,7 +245,7 @@ def _check_channels(family: Architecture[Any], config: Any, name: str) -> None:
             f"{name} is {family.title} whose input has {given} channel{'s' * (given > 1)} ({what}); 3 colour channels "
             "are needed" + (", 6 in an upsampler; use a model of colour pictures" if family.kind == "model" else "")
         )
-    if family.kind == "model" and config.out_channels not in (COLOURS, 2 * COLOURS):
+    if family.kind == "model" and config.out_channels not in (COLOURS, 2 * COLOURS, *family.inputs):
         raise CheckpointError(
             f"{name} is {family.title} that predicts {config.out_channels} channels; 3 are needed, or 6 with a learned "
             "variance"

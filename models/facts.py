@@ -11,7 +11,8 @@ from typing import Any
 from .schedule import BETAS
 
 LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
-SPACES, PREDICTIONS = ("pixels", "haar"), ("eps", "flow")
+SPACES, PREDICTIONS = ("pixels", "haar", "latent f4", "latent f8"), ("eps", "flow")
+ENLARGING = ("bilinear", "bilinear corners", "bicubic")
 LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
 JSON_FACTS = ("class_names", "class_groups")
 WORDS = {int: "a whole number", list: "a list", dict: "an object of JSON"}
@@ -40,6 +41,8 @@ class Facts:
     """Classifier only: sizes of consecutive groups of classes, one softmax each."""
     no_class: int | None = None
     """Label that means "no class" in a class-conditional model trained with label dropout."""
+    class_tokens: bool = False
+    """A class is a token that attention looks at, not a part of the time embedding."""
     learned_variance: bool = False
     """The second half of the output channels interpolates the variance."""
     low_res_channels: int = 0
@@ -48,8 +51,19 @@ class Facts:
     """Channels of what inpainting keeps, the picture where it is known and the mask, beside the input."""
     vocabulary: str = ""
     """Whose tokens a text-conditional model reads; empty for a model that reads none."""
+    text_encoder: str = ""
+    """Which other network reads the texts for a model, "CLIP" or "T5"; empty for a model that needs none."""
+    text_width: int = 0
+    """Numbers in a row of that network's states."""
+    image_embeds: int = 0
+    """Numbers in CLIP's embedding of a picture that an unCLIP decoder draws anew."""
+    enlarging: str = "bilinear"
+    """How an upsampler's small picture is brought to size: one of ENLARGING."""
+    augmentation: float | None = None
+    """Usual noise on that small picture, of 1, in an upsampler that is told how much it is."""
     space: str = "pixels"
-    """What the samples of a model are: "pixels", or "haar" (their wavelet transform, `models.haar`)."""
+    """What the samples of a model are: "pixels", "haar" (their wavelet transform, `models.haar`), or the latents of an
+    autoencoder that makes pictures 4 or 8 times as small, "latent f4" and "latent f8"."""
     prediction: str = "eps"
     """What the host is told that a model predicts: "eps", or "flow" (the same network on a flow's clock)."""
     noise_aware: bool = False

@@ -18,6 +18,7 @@ VISION = f"{into('clip_vision', 'Load CLIP Vision')}; Encoder from CLIP Vision m
 TINY = "put it into models/vae_approx, where Apply Guides finds it without a loader"
 NATIVE = "this pack reads the ViT and ResNet models of open_clip's own code, such as ViT-B-32, ViT-L-14 and RN50"
 NO_LOADER = "no loader of ComfyUI's own reads it"
+OWN = ""  # it is no foreign one
 PICTURES = "it works on latents, and the pack's models on pictures"
 
 # (what it is, what to do with it, parts of keys that only it has), from specific to general. Of several texts of parts
@@ -66,7 +67,7 @@ FILES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("a Flux checkpoint", CHECKPOINT, ("model.diffusion_model.double_blocks. & vae.",)),
     ("a checkpoint of another model", CHECKPOINT, ("model.diffusion_model. & text_encoders.",)),
-    ("a latent diffusion model", f"{PICTURES}; {NO_LOADER}", ("model.diffusion_model. & first_stage_model.",)),
+    ("a latent diffusion model", OWN, ("model.diffusion_model. & first_stage_model.",)),
     # networks alone
     ("the network of SD3", DIFFUSION, ("joint_blocks.0.context_block.",)),
     ("the network of HunyuanVideo", DIFFUSION, ("txt_in.individual_token_refiner.",)),
@@ -155,7 +156,7 @@ def foreign(keys: Iterable[str]) -> str:
     text = "\n" + "\n".join(keys) + "\n"
     for title, advice, marks in FILES:
         if any(all(_part(part) in text for part in mark.split(" & ")) for mark in marks):
-            return f"{title}: {advice}"
+            return advice and f"{title}: {advice}"
     return ""
 
 

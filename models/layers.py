@@ -16,7 +16,7 @@ class Text:
     """What a U-Net reads of a text."""
 
     states: Tensor  # [B W N], a column a token
-    pooled: Tensor  # [B E], added to the time embedding
+    pooled: Tensor | None  # [B E], added to the time embedding
     mask: Tensor | None = None  # [B N] bool, False where attention must not look
 
 

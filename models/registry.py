@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, lpips, mmca, vgg
+from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, ldm, lpips, mmca, prior, vgg
 from .architecture import DESCRIPTION, Architecture, Checkpoint, first_fitting, own_names, parse
 from .diffae.attributes import CELEBA
 from .state_dict import CheckpointError, StateDict, outline, read
@@ -19,6 +20,11 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     adm.CLASSIFIER,
     adm.UNET,
     glide.GLIDE,
+    karlo.DECODER,
+    karlo.UPSAMPLER,
+    imagen.IMAGEN,
+    prior.KARLO,
+    prior.DIFFUSERS,
     ddpm.DDPM_UNET,
     clip_noisy.CLIP_NOISY,
     glide_clip.GLIDE_CLIP_IMAGE,
@@ -28,9 +34,10 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     vgg.VGG,
     mmca.MMCA,
 )
+LATENT = (ldm.CLASS_CONDITIONAL, ldm.UNCONDITIONAL)  # of files that hold an autoencoder too
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
-MODEL, CLASSIFIER, ENCODER, MATCHER = "model", "classifier", "encoder", "matcher"
+MODEL, CLASSIFIER, ENCODER, MATCHER, PRIOR = "model", "classifier", "encoder", "matcher", "prior"
 AUTOENCODER = "diffusion autoencoder"
 HSPACE, SEMANTIC = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
 HOMES = {  # what a file can be used as: folder, and the node that loads it
@@ -39,6 +46,7 @@ HOMES = {  # what a file can be used as: folder, and the node that loads it
     CLASSIFIER: ("guidance_classifiers", "Load Guidance Classifier"),
     ENCODER: ("guidance_encoders", "Load Guidance Encoder"),
     MATCHER: ("guidance_matchers", "Load Matcher"),
+    PRIOR: ("guidance_priors", "Load Prior"),
     HSPACE: ("guidance_directions", "Load HSpace Direction"),
     SEMANTIC: ("guidance_directions", "Load Semantic Direction"),
 }
@@ -51,7 +59,7 @@ def load_checkpoint(path: str | Path, kind: str, reader: Reader = read) -> Check
     path = Path(path)
     state, metadata = _whole(path, reader)
     check_use_as(kind, state, metadata, path.name)
-    checkpoint = parse(path.name, state, metadata, ARCHITECTURES)
+    checkpoint = _parsed(path.name, state, metadata)
     if checkpoint.architecture.kind != kind:  # of a file that the host saved, which says so inside
         raise CheckpointError(_elsewhere(path.name, checkpoint.architecture.title, checkpoint.architecture.kind, kind))
     return checkpoint
@@ -63,7 +71,15 @@ def check_file(path: str | Path, kind: str) -> None:
     state, metadata = _whole(path, outline)
     check_use_as(kind, state, metadata, path.name)
     if kind not in DIRECTIONS and DESCRIPTION not in state:
-        parse(path.name, state, metadata, ARCHITECTURES)
+        _parsed(path.name, state, metadata)
+
+
+def _parsed(name: str, state: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+    """Of latent diffusion's files the network, with the autoencoder beside it."""
+    if not ldm.is_latent(state):
+        return parse(name, state, metadata, ARCHITECTURES)
+    network, beside = ldm.parted(state, name)
+    return replace(parse(name, network, metadata, LATENT), beside=beside)
 
 
 def check_use_as(kind: str, state: StateDict, metadata: Mapping[str, str], name: str) -> None:
@@ -78,6 +94,8 @@ def uses(state: StateDict, metadata: Mapping[str, str]) -> dict[str, str]:
     """What a file can be used as, of HOMES, and what it is in words; empty for files that nobody knows."""
     if (told := metadata.get("kind", "")) in DIRECTIONS:
         return {told: DIRECTIONS[told]}
+    if ldm.is_latent(state):
+        return {MODEL: "a latent diffusion model with its autoencoder"}
     stated = {family.id: family for family in ARCHITECTURES}.get(metadata.get("architecture", ""))
     family = stated or first_fitting(own_names(state, ARCHITECTURES), ARCHITECTURES)
     found = {} if family is None else {family.kind: family.title}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,10 +33,17 @@ def constant_betas(steps: int = 1000) -> Tensor:
     return torch.full((steps,), 0.008 * 1000 / steps, dtype=torch.float64)
 
 
+def latent_betas(steps: int = 1000, last: float = 0.0195) -> Tensor:
+    """Rombach et al. 2022: evenly spaced square roots of betas, from 0.0015. float64."""
+    return torch.linspace(0.0015**0.5, last**0.5, steps, dtype=torch.float64) ** 2
+
+
 BETAS: dict[str, Callable[[int], Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "const0.008": constant_betas,
+    "latent": latent_betas,
+    "latent churches": partial(latent_betas, last=0.0155),  # lsun_churches256 alone
 }
 
 

@@ -272,6 +272,8 @@ def _holds_more_than_numbers(part: Any) -> bool:
 
 def _stored(content: Any, name: str) -> dict[str, Stored]:
     """The tensors of an unwrapped state dict."""
+    if isinstance(content, tuple) and len(content) == 2:  # mean and deviation, beside Karlo's prior
+        content = {str(number): value for number, value in enumerate(content)}
     if isinstance(content, Mapping):
         found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Stored)}
         for number, part in content.items():  # Asyrp's delta blocks: one state dict an attribute, "0", "1", ...

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .architecture import Checkpoint
+from .imagen import STAGES, as_stage
 
 AUTO = "auto"
 HEADS: dict[str, dict[str, Any]] = {
@@ -23,6 +24,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 ORDERS = {AUTO: None, "legacy": False, "new": True}
 RESCALING = {AUTO: None, "no": False, "yes": True}
+IF_STAGES = (AUTO, *STAGES)
 
 
 LIMITS = {"num_heads": (1, 64), "training_steps": (50, 10000), "image_size": (8, 4096)}  # 0 aside
@@ -39,6 +41,7 @@ class Told:
     training_steps: int = 0
     rescale_timesteps: str = AUTO  # of RESCALING
     image_size: int = 0
+    if_stage: str = AUTO  # of IF_STAGES
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers that no training had. Widgets can't say it: theirs begin at 0."""
@@ -56,6 +59,8 @@ class Told:
     def of(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint so configured. Raises ValueError for heads and orders that it can't have."""
         config = self._attention(checkpoint)
+        if self.if_stage != AUTO:
+            config = as_stage(config, self.if_stage)
         if config != checkpoint.config:
             with torch.device("meta"):
                 checkpoint.architecture.build(config)

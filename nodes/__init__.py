@@ -20,6 +20,7 @@ from . import (
     semantic,
     semantic_loaders,
     text_conditioning,
+    unclip,
 )
 from .host.files import register_folders
 
@@ -47,4 +48,5 @@ class GuidanceExtension(ComfyExtension):
             *judging.NODES,
             *matching.NODES,
             *text_conditioning.NODES,
+            *unclip.NODES,
         ]

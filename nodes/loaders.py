@@ -22,10 +22,10 @@ from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
 from .host.judging.matcher import Matcher
+from .host.latent.vae import vae_of
 from .host.model import guesses_of
-from .host.pictures import vae_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
-from .told_inputs import attention_inputs, picture_inputs, training_inputs
+from .told_inputs import attention_inputs, picture_inputs, stage_input, training_inputs
 from .widgets import precision_input
 
 
@@ -42,7 +42,8 @@ def open_decoder(path: str, told: Told) -> Checkpoint:
 
 def chosen(checkpoint: Checkpoint, told: Told) -> Checkpoint:
     """Raises ValueError where a family can't be what was chosen."""
-    with about("num_heads" if told.num_heads else "heads" if told.heads != AUTO else "attention_order"):
+    heads = "num_heads" if told.num_heads else "heads" if told.heads != AUTO else "attention_order"
+    with about("if_stage" if told.if_stage != AUTO and heads == "attention_order" else heads):
         return told.of(checkpoint)
 
 
@@ -53,11 +54,15 @@ class LoadModel(GuidanceNode):
             node_id="Guidance_LoadModel",
             display_name="Load Guidance Model",
             category="guidance/loaders",
-            description="Loads a published pixel diffusion model (ADM, P2, GLIDE) or one of the pack's small ones as a "
-            "normal MODEL, with the VAE that turns its pictures into images.",
+            description="Loads a published diffusion model (ADM, P2, GLIDE, Karlo, IF, latent diffusion's own) or one "
+            "of the pack's small ones as a normal MODEL, with the VAE that turns its samples into images.",
             search_aliases=[
                 "ADM",
                 "GLIDE",
+                "Karlo",
+                "unCLIP",
+                "DeepFloyd IF",
+                "Imagen",
                 "guided diffusion",
                 "pixel diffusion",
                 "classifier guidance",
@@ -81,6 +86,7 @@ class LoadModel(GuidanceNode):
                 *attention_inputs(),
                 *picture_inputs(),
                 precision_input(),
+                stage_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="A normal MODEL on pixels, for any sampler."),
@@ -94,8 +100,9 @@ class LoadModel(GuidanceNode):
         with about("model_name"):
             path = locate("models", model_name)
             model = load_pixel_model(partial(open_decoder, path, told), precision)
+            vae = vae_of(model)
         ui = noticed(remark(model_name, guesses_of(model)))
-        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae_of(model), ui=ui)
+        return io.NodeOutput(clamp_denoised(model) if clip_denoised else model, vae, ui=ui)
 
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ..guidance.classifier_energy import NO_CLASS
 from ..guidance.labels import parse_labels
-from .host.conditioning import class_conditioning, with_picture
+from .host.conditioning import class_conditioning
 from .host.errors import GuidanceNode, about
 from .host.model import facts_of
 from .host.pictures import empty_pixels, to_pixels
+from .host.pixel.small import with_picture
+from .widgets import seed_input
 
 CLASS_LABEL_TOOLTIP = (
     "Names or indices, one a line (or ; between them). One serves the whole batch; empty means no class. "
@@ -99,9 +101,9 @@ class UpscaleConditioning(GuidanceNode):
             node_id="Guidance_UpscaleConditioning",
             display_name="Upscale Conditioning",
             category="guidance/sampling",
-            description="Gives an upsampler (ADM's 64 to 256 and 128 to 512, GLIDE's 64 to 256) the small picture that "
-            "it enlarges.",
-            search_aliases=["super resolution", "cascade", "upsampler", "超分辨率", "放大"],
+            description="Gives an upsampler (ADM's 64 to 256 and 128 to 512, GLIDE's, Karlo's and IF's 64 to 256) the "
+            "small picture that it enlarges.",
+            search_aliases=["super resolution", "cascade", "upsampler", "noise augmentation", "超分辨率", "放大"],
             inputs=[
                 io.Conditioning.Input(
                     "conditioning", tooltip="Class Conditioning or Text Conditioning of the upsampler."
@@ -109,15 +111,30 @@ class UpscaleConditioning(GuidanceNode):
                 io.Image.Input(
                     "image", tooltip="The small picture, for instance the first stage's. Image i goes to image i."
                 ),
+                io.Float.Input(
+                    "noise_augmentation",
+                    default=-1.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise on the small picture, for models that are told how much (IF's second stage): 0 "
+                    "hardly any, 1 nothing else. Below 0: auto, 0.25 there and none elsewhere.",
+                ),
+                seed_input("Of that noise; image i's is that of seed + i.", changes=False, later=True),
             ],
             outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
-    def run(cls, conditioning: list[Any], image: Tensor) -> io.NodeOutput:
+    def run(
+        cls, conditioning: list[Any], image: Tensor, noise_augmentation: float = -1.0, seed: int = 0
+    ) -> io.NodeOutput:
         with about("image"):
             low_res = (to_pixels(image).add(1).mul(127.5).round() / 127.5) - 1  # 8 bits, as published
-        return io.NodeOutput(with_picture(conditioning, low_res))
+        level = None if noise_augmentation < 0 else noise_augmentation
+        return io.NodeOutput(with_picture(conditioning, low_res, level, seed))
 
 
 NODES: list[type[io.ComfyNode]] = [EmptyPixelLatent, ClassConditioning, UpscaleConditioning]

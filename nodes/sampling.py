@@ -214,8 +214,8 @@ class RespacedSigmas(GuidanceNode):
                     default="ddim25",
                     display_name="respacing (which steps)",
                     tooltip='Which of the training steps are taken, as the papers write it: "250" (evenly, both ends), '
-                    '"ddim25" (one stride), "10,10,3,2,2" (so many in each fifth), "fast27" (GLIDE), "linspace40" '
-                    "(Asyrp).",
+                    '"ddim25" (one stride), "10,10,3,2,2" (so many in each fifth), "fast27" (GLIDE), "smart50" and '
+                    '"super40" (IF), "linspace40" (Asyrp).',
                 ),
             ],
             outputs=[io.Sigmas.Output(tooltip="Noise levels for SamplerCustomAdvanced.")],

@@ -1,4 +1,4 @@
-"""What text-conditional pixel models are told: a text, and the picture whose holes they fill."""
+"""What text-conditional pixel models are told: a text, a picture's embedding, and the picture whose holes they fill."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..models.imagen.captions import cleaned
 from .host.errors import GuidanceNode, about, noticed
 from .host.model import facts_of
 from .host.pictures import to_pixels
 from .host.pixel.kept import with_kept
+from .host.pixel.states import check_width, states_conditioning, with_image_embeds
 from .host.pixel.tokens import text_conditioning
+from .host.pixel.towers import read_clip, read_t5
 
 CATEGORY = "guidance/sampling"
 
@@ -24,38 +27,130 @@ class TextConditioning(GuidanceNode):
             node_id="Guidance_TextConditioning",
             display_name="Text Conditioning",
             category=CATEGORY,
-            description="A text as CONDITIONING for pixel models that read it themselves, as GLIDE does. Leave the "
-            "text empty for the negative side of CFG.",
-            search_aliases=["GLIDE", "prompt", "text to image", "CLIP text encode", "提示词", "文字条件"],
+            description="A text as CONDITIONING for text-conditional pixel models: GLIDE reads it itself, Karlo by "
+            "CLIP and IF by T5. Leave the text empty for the negative side of CFG.",
+            search_aliases=[
+                "GLIDE",
+                "Karlo",
+                "DeepFloyd IF",
+                "prompt",
+                "text to image",
+                "CLIP text encode",
+                "提示词",
+                "文字条件",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="The text-conditional model; it knows its tokens."),
+                io.Model.Input("model", tooltip="The text-conditional model; it knows what reads its texts."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     default="",
                     tooltip="What the pictures show. Empty: no text, for the negative.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l). IF: with t5xxl. GLIDE "
+                    "needs none.",
+                ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],
         )
 
     @classmethod
-    def run(cls, model: Any, text: str) -> io.NodeOutput:
+    def run(cls, model: Any, text: str, clip: Any | None = None) -> io.NodeOutput:
         facts = facts_of(model)
         with about("model"):
-            if facts is None or not facts.vocabulary:
+            if facts is None or not (facts.vocabulary or facts.text_encoder):
                 raise ValueError(
-                    "a model that reads texts itself is needed, as GLIDE's; this one does not. Class Conditioning is "
-                    "for models of classes, and CLIP Text Encode for the host's"
+                    "a text-conditional model of Load Guidance Model is needed, as GLIDE, Karlo's decoder or IF; this "
+                    "one is none. Class Conditioning is for models of classes, and CLIP Text Encode for the host's"
                 )
-        network = model.model.diffusion_model.network
-        context = network.config.context
-        with about("text"):
-            tokens = network.tokens(text)
-        cut = tokens[context:]
-        said = f"the text has {len(tokens)} tokens, and the model reads {context}; cut off: {network.said(cut)!r}"
-        conditioning = text_conditioning(tokens[:context], context, facts.vocabulary)
-        return io.NodeOutput(conditioning, ui=noticed(said if cut else ""))
+        if facts.vocabulary:
+            conditioning, said = by_tokens(model, text)
+        else:
+            conditioning, said = by_encoder(model, text, clip)
+        return io.NodeOutput(conditioning, ui=noticed(said))
+
+
+def by_tokens(model: Any, text: str) -> tuple[list[Any], str]:
+    """For a model that reads texts itself. Also what its user should know; empty if there is nothing."""
+    network = model.model.diffusion_model.network
+    context = network.config.context
+    with about("text"):
+        tokens = network.tokens(text)
+    cut = tokens[context:]
+    said = f"the text has {len(tokens)} tokens, and the model reads {context}; cut off: {network.said(cut)!r}"
+    return text_conditioning(tokens[:context], context, facts_of(model).vocabulary), said if cut else ""
+
+
+def by_encoder(model: Any, text: str, clip: Any | None) -> tuple[list[Any], str]:
+    """The same for a model whose texts CLIP or T5 reads."""
+    facts = facts_of(model)
+    with about("clip"):
+        if clip is None:
+            file = {"CLIP": "CLIP ViT-L/14, clip_l.safetensors", "T5": "t5xxl, type pixart or sd3"}
+            raise ValueError(
+                f"{facts.text_encoder} reads the texts of this model, and nothing is connected; connect Load CLIP "
+                f"({file[facts.text_encoder]})"
+            )
+        if facts.text_encoder == "CLIP":
+            return states_conditioning(read_clip(clip, text, facts.text_width), "CLIP"), ""
+        caption, context = cleaned(text), model.model.diffusion_model.network.config.context
+        read, cut = read_t5(clip, caption, context, facts.text_width)
+    said = (
+        f"the text is {cut} tokens longer than the {context} that the model reads; its end was cut off" if cut else ""
+    )
+    if text.strip() and not caption:
+        said = f"nothing remains of {text.strip()[:60]!r} after the cleaning of IF's training; write it in English"
+    return states_conditioning(read, "T5"), said
+
+
+class ImageEmbedConditioning(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ImageEmbedConditioning",
+            display_name="Image Embed Conditioning",
+            category=CATEGORY,
+            description="Gives an unCLIP decoder (Karlo's) the CLIP embeddings that it draws, one for each picture of "
+            "the batch.",
+            search_aliases=["unCLIP", "Karlo", "image variation", "CLIP vision", "图像变体", "图像嵌入"],
+            inputs=[
+                io.Model.Input("model", tooltip="The decoder; it knows how wide its embeddings are."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="Text Conditioning of the decoder, with or without a text."
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    tooltip="UnCLIP Prior, Blend Image Embeds, or CLIP Vision Encode with CLIP ViT-L/14. Row i goes to "
+                    "image i.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="From the decoder's own null, 0, to the embedding, 1, and beyond.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="For positive; the negative has no embedding.")],
+        )
+
+    @classmethod
+    def run(cls, model: Any, conditioning: list[Any], clip_vision_output: Any, strength: float) -> io.NodeOutput:
+        facts = facts_of(model)
+        with about("model"):
+            if facts is None or not facts.image_embeds:
+                raise ValueError(
+                    "an unCLIP decoder of Load Guidance Model is needed, as Karlo's; for the host's own unCLIP models "
+                    "use unCLIPConditioning"
+                )
+        with about("clip_vision_output"):
+            check_width(clip_vision_output.image_embeds, facts)
+        embeds = clip_vision_output.image_embeds.float()
+        return io.NodeOutput(with_image_embeds(conditioning, embeds, strength))
 
 
 class InpaintConditioning(GuidanceNode):
@@ -91,4 +186,4 @@ class InpaintConditioning(GuidanceNode):
         return io.NodeOutput(with_kept(conditioning, pixels, keep))
 
 
-NODES: list[type[io.ComfyNode]] = [TextConditioning, InpaintConditioning]
+NODES: list[type[io.ComfyNode]] = [TextConditioning, ImageEmbedConditioning, InpaintConditioning]

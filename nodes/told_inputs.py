@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.schedule import BETAS
-from ..models.told import AUTO, HEADS, LIMITS, ORDERS, RESCALING
+from ..models.told import AUTO, HEADS, IF_STAGES, LIMITS, ORDERS, RESCALING
 
 
 def training_inputs(**state: Any) -> list[Any]:
@@ -88,3 +88,16 @@ def picture_inputs() -> list[Any]:
             tooltip="Side of the pictures of the training. 0: what the file says, or 8 pixels at the deepest level.",
         ),
     ]
+
+
+def stage_input() -> Any:
+    """What weights don't tell of DeepFloyd's IF."""
+    return io.Combo.Input(
+        "if_stage",
+        options=list(IF_STAGES),
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="Of DeepFloyd's IF: the second stage has other residual blocks, which weights don't tell. auto: second "
+        "where the file has a projection for the noise on the small picture.",
+    )

@@ -49,9 +49,13 @@ def weight_input(default: float, limit: float, tooltip: str, name: str = "streng
 FIXED = "fixed"
 
 
-def seed_input(tooltip: str, changes: bool | str = True) -> Any:
-    """`changes`: the editor may draw a new one after each run; FIXED: not by itself."""
-    options: dict[str, Any] = {"control_after_generate": changes} if changes else {}
+def seed_input(tooltip: str, changes: bool | str = True, later: bool = False) -> Any:
+    """`changes`: the editor may draw a new one after each run; FIXED: not by itself.
+
+    `later`: younger than the node's other inputs.
+    """
+    options: dict[str, Any] = _set(optional=later, advanced=later)
+    options |= {"control_after_generate": changes} if changes else {}
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip=tooltip, **options)
 
 

@@ -135,5 +135,5 @@ def server():
     """A real ComfyUI with the pack, on a free port."""
     from bench.host_server import running
 
-    with running(host_folder(), flags=device_flags()) as host:
+    with running(host_folder(), flags=device_flags(), beside=ROOT / "tests" / "server" / "stand_ins") as host:
         yield host

@@ -139,6 +139,53 @@ def glide(networks):
     return sampled(networks, model, *sides, cfg=3.0)
 
 
+def towers(networks, width):
+    """A small CLIP of that width."""
+    import clip_towers
+
+    if f"clip {width}" not in networks.loaded:
+        networks.loaded[f"clip {width}"] = clip_towers.clip_of(width)
+    return networks.loaded[f"clip {width}"]
+
+
+def embedded(networks):
+    """What Karlo's prior makes of a text, with CFG."""
+    import prior_golden
+
+    name = prior_golden.stored("karlo", "feature_prior.safetensors")
+    (prior,) = networks.execute("Guidance_LoadPrior", prior_name=name, statistics_name="stats.th")
+    given = {"prior": prior, "clip": towers(networks, 24), "text": "a red dog", "steps": 4}
+    return networks.execute("Guidance_UnclipPrior", **given)[0]
+
+
+def karlo(networks):
+    """Karlo's decoder with CFG: a text, an embedding of the prior, and both nulls."""
+    import karlo_golden
+
+    name = karlo_golden.stored("karlo_decoder", "feature_karlo.safetensors")
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    given = {"model": model, "clip": towers(networks, 24)}
+    positive, negative = (
+        networks.execute("Guidance_TextConditioning", **given, text=text)[0] for text in ("a red dog", "")
+    )
+    told = {"model": model, "conditioning": positive, "clip_vision_output": embedded(networks)}
+    (positive,) = networks.execute("Guidance_ImageEmbedConditioning", **told)
+    return sampled(networks, model, positive, negative, cfg=3.0)
+
+
+def imagen(networks):
+    """IF's second stage with CFG: a text by T5, and a small picture with noise."""
+    import imagen_golden
+
+    name = imagen_golden.stored("two", "feature_if.safetensors")
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    sides = []
+    for text in ("a red dog", ""):
+        (told,) = networks.execute("Guidance_TextConditioning", model=model, text=text, clip=networks.t5)
+        sides += networks.execute("Guidance_UpscaleConditioning", conditioning=told, image=pictures())[:1]
+    return sampled(networks, model, *sides, cfg=3.0)
+
+
 def scored(networks):
     """Cosines of two pictures with two texts."""
     import json
@@ -266,6 +313,9 @@ FEATURES = {
     "DDIM Inversion": lambda n: inverted(n, n.load("unet")),
     "DDIM Inversion, host U-Net and VAE": lambda n: inverted(n, n.unet, conditioning=n.words(), vae=n.unet_vae),
     "GLIDE with CFG, inpainting": glide,
+    "Karlo with CFG": karlo,
+    "UnCLIP Prior": lambda n: embedded(n).image_embeds,
+    "IF, stage II with CFG": imagen,
     "CLIP Score": scored,
     "Image-Sentence Match": matched,
     "HSpace Edit, symmetric": lambda n: edited(n, False),

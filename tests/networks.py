@@ -27,6 +27,20 @@ def filled(module, seed=1, size=0.2):
     return module
 
 
+def hosted_clip(model, tokenizer):
+    """The host's CLIP of seeded weights."""
+    import comfy.model_management as mm
+    import comfy.model_patcher
+    import comfy.sd
+
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.cond_stage_model = filled(model)
+    clip.tokenizer, clip.tokenizer_options = tokenizer, {}
+    devices = {"load_device": mm.get_torch_device(), "offload_device": mm.unet_offload_device()}
+    clip.patcher = comfy.model_patcher.ModelPatcher(clip.cond_stage_model, **devices)
+    return clip
+
+
 @dataclass
 class Networks:
     """MODELs, VAEs, encoders and the rest, each loaded when it is first asked for."""
@@ -77,21 +91,24 @@ class Networks:
     @cached_property
     def clip(self):
         """A small CLIP of the host with a projection as wide as `clip_vision`'s."""
-        import comfy.model_management as mm
-        import comfy.model_patcher
-        import comfy.sd
-        import comfy.sd1_clip
+        from clip_towers import clip_of
 
-        config = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
-        config |= {"max_position_embeddings": 77, "hidden_act": "quick_gelu", "eos_token_id": 49407}
-        tower = partial(comfy.sd1_clip.SDClipModel, textmodel_json_config={**config, "model_type": "clip_text_model"})
-        clip = comfy.sd.CLIP(no_init=True)
+        return clip_of(16)
+
+    @cached_property
+    def t5(self):
+        """A small T5 of the host, as Load CLIP makes t5xxl one, 48 wide."""
+        import comfy.sd1_clip
+        import comfy.text_encoders.pixart_t5
+        import comfy.text_encoders.t5
+
+        config = {"d_ff": 64, "d_kv": 16, "d_model": 48, "num_heads": 3, "num_layers": 2, "vocab_size": 32128}
+        config |= {"dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True, "model_type": "t5"}
+        tower = partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=config, special_tokens={"end": 1, "pad": 0})
+        tower = partial(tower, model_class=comfy.text_encoders.t5.T5)
         with torch.inference_mode():
-            clip.cond_stage_model = filled(comfy.sd1_clip.SD1ClipModel(dtype=torch.float32, clip_model=tower))
-        clip.tokenizer, clip.tokenizer_options = comfy.sd1_clip.SD1Tokenizer(), {}
-        devices = {"load_device": mm.get_torch_device(), "offload_device": mm.unet_offload_device()}
-        clip.patcher = comfy.model_patcher.ModelPatcher(clip.cond_stage_model, **devices)
-        return clip
+            model = comfy.sd1_clip.SD1ClipModel(dtype=torch.float32, name="t5xxl", clip_model=tower)
+        return hosted_clip(model, comfy.text_encoders.pixart_t5.PixArtTokenizer())
 
     @cached_property
     def unet(self):

@@ -27,6 +27,18 @@ def unet_blocks_a_level(state: StateDict) -> int:
     return count(state, "output_blocks.{}.") - 1
 
 
+def level_blocks(state: StateDict) -> tuple[int, ...]:
+    """Of files whose levels have numbers of blocks of their own: each but the last ends where its output enlarges."""
+    blocks, begin, outputs = [], 0, count(state, "output_blocks.{}.")
+    for index in range(outputs):
+        parts = count(state, f"output_blocks.{index}.{{}}.")
+        enlarges = parts > 1 and f"output_blocks.{index}.{parts - 1}.in_layers.0.weight" in state
+        if enlarges or index == outputs - 1:
+            blocks.append(index - begin)
+            begin = index + 1
+    return tuple(reversed(blocks))
+
+
 def _is_down(state: StateDict, index: int) -> bool:
     """An input block that only resizes: a strided convolution, or a residual block before which attention stops."""
     return f"input_blocks.{index}.0.op.weight" in state
@@ -41,11 +53,13 @@ def longest_attention_run(state: StateDict) -> int:
     return longest
 
 
-def levels_of(state: StateDict, res_blocks: int, width: int) -> dict[str, Any]:
+def levels_of(state: StateDict, res_blocks: int | tuple[int, ...], width: int) -> dict[str, Any]:
     """What every encoder half shows: widths and attention of its levels."""
     blocks = count(state, "input_blocks.{}.")
-    levels = blocks // (res_blocks + 1)
-    firsts = [1 + level * (res_blocks + 1) for level in range(levels)]
+    if isinstance(res_blocks, int):
+        firsts = [1 + level * (res_blocks + 1) for level in range(blocks // (res_blocks + 1))]
+    else:
+        firsts = [1 + sum(res_blocks[:level]) + level for level in range(len(res_blocks))]
     mults = [state[f"input_blocks.{first}.0.in_layers.2.weight"].shape[0] / width for first in firsts]
     stem = state["input_blocks.0.0.weight"]
     if stem.shape[0] < width:  # a fractional first multiplier
@@ -57,6 +71,14 @@ def levels_of(state: StateDict, res_blocks: int, width: int) -> dict[str, Any]:
         "channel_mult": tuple(int(mult) if mult == int(mult) else mult for mult in mults),
         "attention": tuple(2**level for level, at in enumerate(firsts) if f"input_blocks.{at}.1.qkv.weight" in state),
     }
+
+
+def own_levels(state: StateDict) -> dict[str, Any]:
+    """The same where each level may have a number of blocks of its own, and how many channels are predicted."""
+    blocks = level_blocks(state)
+    same = blocks[0] if len(set(blocks)) == 1 else blocks
+    levels = levels_of(state, same, state["time_embed.0.weight"].shape[1])
+    return levels | {"out_channels": state["out.2.weight"].shape[0]}
 
 
 def _encoder(state: StateDict, res_blocks: int) -> dict[str, Any]:
@@ -178,7 +200,8 @@ UNET: Architecture[UNetConfig] = Architecture(
         "output_blocks.0.0.in_layers.0.weight",
         "out.2.weight",
     ),
-    absent=("middle_block.1.encoder_kv.weight", "transformer_proj.weight", "encoder.out.3.weight"),
+    absent=("middle_block.1.encoder_kv.weight", "transformer_proj.weight", "encoder.out.3.weight")
+    + ("cf_param", "encoder_pooling.0.weight"),
     read_config=read_unet,
     parse_config=lambda config: UNetConfig(**tuples(config)),
     build=UNet,

@@ -29,7 +29,7 @@ class EncoderConfig:
 
     model_channels: int
     out_channels: int
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]  # at every level, or a list of the levels
     channel_mult: tuple[float, ...]
     attention: tuple[int, ...]
     in_channels: int = 3
@@ -44,10 +44,20 @@ class EncoderConfig:
     text_width: int | None = None  # of the text states that attention looks at; None: it looks at pixels alone
     text_norm: bool = False  # a group norm over width and length of the states
     text_only: tuple[int, ...] = ()  # down-sampling factors where pixels look at the text and not at each other
+    activate_once: bool = False  # the embedding is activated for all blocks together, not in each
+    residual_scale: float = 1.0  # of what a residual block gives out
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"its activation is {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
+        if len(self.level_blocks) != len(self.channel_mult):
+            raise ValueError(f"it has {len(self.level_blocks)} numbers of blocks for {len(self.channel_mult)} levels")
+
+    @property
+    def level_blocks(self) -> tuple[int, ...]:
+        """Residual blocks of each level's encoder half; the decoder half has one more."""
+        blocks = self.num_res_blocks
+        return (blocks,) * len(self.channel_mult) if isinstance(blocks, int) else blocks
 
     @property
     def embedding(self) -> int:
@@ -80,6 +90,7 @@ class Layers:
     attention: Attention
     factory: dict[str, Any]  # dtype, device
     block: type[Block]
+    looks: type[AttentionBlock]
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
         return self.operations.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, **self.factory)
@@ -137,11 +148,11 @@ class ResBlock(Block):
         super().__init__(layers, channels, outputs, resize)
         self.resize = resize
         self.scale_shift = layers.config.scale_shift_norm
+        self.scale = layers.config.residual_scale
         self.in_layers = nn.Sequential(layers.norm(channels), layers.activate(), layers.conv(channels, outputs))
         embedding = layers.config.embedding
-        self.emb_layers = nn.Sequential(
-            layers.activate(), layers.linear(embedding, outputs * (2 if self.scale_shift else 1))
-        )
+        activate = nn.Identity() if layers.config.activate_once else layers.activate()
+        self.emb_layers = nn.Sequential(activate, layers.linear(embedding, outputs * (2 if self.scale_shift else 1)))
         self.out_layers = nn.Sequential(
             layers.norm(outputs), layers.activate(), nn.Identity(), layers.conv(outputs, outputs)
         )
@@ -158,7 +169,8 @@ class ResBlock(Block):
             h = torch.addcmul(shift, normalised(self.out_layers[0], h), 1 + scale)
         else:
             h = normalised(self.out_layers[0], h + emb)
-        return self.skip_connection(x) + self.out_layers[3](self.out_layers[1](h))
+        out = self.skip_connection(x) + self.out_layers[3](self.out_layers[1](h))
+        return out if self.scale == 1 else out * self.scale
 
 
 def split_heads(qkv: Tensor, heads: int, new_order: bool, parts: int = 3) -> list[Tensor]:
@@ -251,12 +263,12 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
     channels = int(config.channel_mult[0] * config.model_channels)
     blocks, widths = [nn.ModuleList([layers.conv(config.in_channels, channels)])], [channels]
     for level, mult in enumerate(config.channel_mult):
-        for _ in range(config.num_res_blocks):
+        for _ in range(config.level_blocks[level]):
             outputs = int(mult * config.model_channels)
             block: list[nn.Module] = [layers.block(layers, channels, outputs)]
             channels = outputs
             if 2**level in config.attention:
-                block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
+                block.append(layers.looks(layers, channels, 2**level in config.text_only))
             blocks.append(nn.ModuleList(block))
             widths.append(channels)
         if level < len(config.channel_mult) - 1:
@@ -272,8 +284,10 @@ def encoder_blocks(layers: Layers) -> tuple[nn.ModuleList, list[int]]:
 
 def middle(layers: Layers, channels: int) -> nn.ModuleList:
     first, last = (layers.block(layers, channels, channels) for _ in range(2))
-    attends = layers.config.middle_attention
-    return nn.ModuleList([first, AttentionBlock(layers, channels), last] if attends else [first, last])
+    config = layers.config
+    if not config.middle_attention:
+        return nn.ModuleList([first, last])
+    return nn.ModuleList([first, layers.looks(layers, channels, config.downscale in config.text_only), last])
 
 
 class UNet(nn.Module):
@@ -283,6 +297,7 @@ class UNet(nn.Module):
     """
 
     BLOCK: ClassVar[type[Block]] = ResBlock
+    ATTENTION: ClassVar[type[AttentionBlock]] = AttentionBlock
 
     def __init__(
         self,
@@ -293,9 +308,11 @@ class UNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, self.BLOCK)
+        factory = {"dtype": dtype, "device": device}
+        layers = Layers(config, operations, attention, factory, self.BLOCK, self.ATTENTION)
         self.config = config
         self.time_embed = layers.time_embed()
+        self.activate = layers.activate() if config.activate_once else nn.Identity()
         if config.num_classes is not None:
             self.label_emb = operations.Embedding(config.num_classes, 4 * config.model_channels, **layers.factory)
         self.input_blocks, skips = encoder_blocks(layers)
@@ -303,13 +320,13 @@ class UNet(nn.Module):
         self.middle_block = middle(layers, channels)
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(config.channel_mult))):
-            for index in range(config.num_res_blocks + 1):
+            for index in range(config.level_blocks[level] + 1):
                 outputs = int(mult * config.model_channels)
                 block: list[nn.Module] = [layers.block(layers, channels + skips.pop(), outputs)]
                 channels = outputs
                 if 2**level in config.attention:
-                    block.append(AttentionBlock(layers, channels, 2**level in config.text_only))
-                if level and index == config.num_res_blocks:
+                    block.append(layers.looks(layers, channels, 2**level in config.text_only))
+                if level and index == config.level_blocks[level]:
                     up = layers.block(layers, channels, channels, double) if config.resblock_updown else None
                     block.append(up or Upsample(layers, channels))
                 self.output_blocks.append(nn.ModuleList(block))
@@ -318,9 +335,10 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | Text | None) -> Tensor:
         """[B 4C] float32: time and, where the network has one, class or the text's summary."""
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
-        if y is None:
-            return emb
-        return emb + (y.pooled if isinstance(y, Text) else self.label_emb(y)).to(emb)
+        added = y.pooled if isinstance(y, Text) else None if y is None else self.label_emb(y)
+        if added is not None:
+            emb = emb + added.to(emb)
+        return self.activate(emb)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | Text | None = None, edit_h: EditH | None = None) -> Tensor:
         h, skips, emb = self.down_half(x, t, y)
@@ -401,7 +419,8 @@ class Classifier(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        layers = Layers(config, operations, attention, {"dtype": dtype, "device": device}, ResBlock)
+        factory = {"dtype": dtype, "device": device}
+        layers = Layers(config, operations, attention, factory, ResBlock, AttentionBlock)
         self.config = config
         self.time_embed = layers.time_embed()
         self.input_blocks, widths = encoder_blocks(layers)

@@ -25,7 +25,7 @@ class Untold:
 USUAL = Untold()
 IMPROVED = Untold(num_heads=4, schedule="cosine", training_steps=4000, rescale_timesteps=True)
 ADM_64 = Untold(new_attention_order=True, schedule="cosine")
-Signature = tuple[int, int, int, tuple[float, ...], tuple[int, ...], bool]
+Signature = tuple[int, int, int | tuple[int, ...], tuple[float, ...], tuple[int, ...], bool]
 
 # By (in_channels, model_channels, blocks a level, channel multipliers, attention, residual resizing).
 PUBLIC: dict[Signature, Untold] = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from ..adm.network import (
+    AttentionBlock,
     Block,
     EncoderConfig,
     Layers,
@@ -201,6 +202,10 @@ def add_codec(
 ) -> None:
     """Gives a module the semantic encoder and the latent prior that the configuration names."""
     if config.encoder_mult:
-        module.encoder = SemanticEncoder(Layers(config.encoder, operations, attention, factory, PlainBlock))
+        module.encoder = SemanticEncoder(
+            Layers(config.encoder, operations, attention, factory, PlainBlock, AttentionBlock)
+        )
     if config.latent is not None:
-        module.latent_net = LatentNet(Layers(config, operations, attention, factory, Block), config.latent)
+        module.latent_net = LatentNet(
+            Layers(config, operations, attention, factory, Block, AttentionBlock), config.latent
+        )

@@ -54,16 +54,17 @@ class TextLayers:
 
 
 class SelfAttention(nn.Module):
-    """[B N W] -> [B N W]; each head has its q, k and v together."""
+    """[B N W] -> [B N W]; each head has its q, k and v together. `mask` is True where keys are looked at."""
 
     def __init__(self, layers: TextLayers, width: int, heads: int):
         super().__init__()
         self.c_qkv, self.c_proj = layers.linear(width, 3 * width), layers.linear(width, width)
         self.heads, self.attention = heads, layers.attention
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.c_qkv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(3, dim=-1)
-        return self.c_proj(self.attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        parts = self.c_qkv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(3, dim=-1)
+        seen = self.attention(*parts) if mask is None else self.attention(*parts, mask)
+        return self.c_proj(seen.transpose(1, 2).flatten(2))
 
 
 class TextBlock(nn.Module):
@@ -74,8 +75,8 @@ class TextBlock(nn.Module):
         c_fc, c_proj = layers.linear(width, 4 * width), layers.linear(4 * width, width)
         self.mlp = nn.ModuleDict({"c_fc": c_fc, "c_proj": c_proj})
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(normalised(self.ln_1, x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(normalised(self.ln_1, x), mask)
         return x + self.mlp["c_proj"](nn.functional.gelu(self.mlp["c_fc"](normalised(self.ln_2, x))))
 
 
@@ -86,9 +87,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(TextBlock(layers, width, heads) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
-            x = block(x)
+            x = block(x, mask)
         return x
 
 

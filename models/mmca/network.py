@@ -74,6 +74,7 @@ class WordPool(nn.Module):
 
     def __init__(self, width: int, config: MmcaConfig):
         super().__init__()
+        self.channels = config.channels
         self.convs = nn.ModuleList([nn.Conv1d(width, config.channels, window) for window in WINDOWS])
         self.out = nn.Linear(len(WINDOWS) * config.channels, config.d)
 
@@ -82,7 +83,11 @@ class WordPool(nn.Module):
         found = []
         for window, conv in zip(WINDOWS, self.convs, strict=True):
             if words.shape[1] < window:
+<<<<<<< HEAD
                 found.append(words.new_zeros(len(words), len(conv.weight)))
+=======
+                found.append(words.new_zeros(len(words), self.channels))
+>>>>>>> main
                 continue
             inside = keep[:, window - 1 :]
             found.append((conv(words.transpose(1, 2)).relu() * inside[:, None]).amax(2))

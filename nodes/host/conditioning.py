@@ -13,7 +13,6 @@ from typing import Any
 import comfy.utils
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...models.architecture import Facts
@@ -21,7 +20,9 @@ from ...models.architecture import Facts
 # marks of a CONDITIONING
 CLASS_LABELS = "guidance_class_labels"  # the embedding is a class, [n 1 2]: see `class_conditioning`
 Z_SEM = "guidance_z_sem"  # the embedding is what a diffusion autoencoder decodes, [n 1 D]
-LOW_RES = "guidance_low_res"  # the pooled output is what an upsampler enlarges: see `with_picture`
+LOW_RES = "guidance_low_res"  # the pooled output is what an upsampler enlarges: `pixel.small`
+STATES = "guidance_states"  # the embedding is what the network that stands here read of a text: `pixel.states`
+IMAGE_EMBEDS = "guidance_image_embeds"  # CLIP's embeddings of pictures and their strength: `pixel.states`
 TEXT = "guidance_text"  # the embedding is a text in the tokens of the vocabulary that stands here: `pixel.tokens`
 KEPT = "guidance_kept"  # what inpainting keeps stands here, [n 4 H W]: `pixel.kept`
 
@@ -60,15 +61,6 @@ def semantic_conditioning(z_sem: Tensor) -> list[Any]:
     return [[z_sem[:, None], {Z_SEM: True}]]
 
 
-def with_picture(conditioning: list[Any], low_res: Tensor) -> list[Any]:
-    """The same with small pictures [n 3 h w] in [-1, 1], picture i for picture i.
-
-    A channel of ones goes with them: it shows whether they were emptied or multiplied.
-    """
-    kept = torch.cat([low_res, torch.ones_like(low_res[:, :1])], 1)
-    return [[value, {**extra, "pooled_output": kept, LOW_RES: True}] for value, extra in conditioning]
-
-
 def refuse_foreign(given: Mapping[str, Any], facts: Facts) -> None:
     """Raises ValueError for what a model of these facts would leave unread. `given`: what the host encodes."""
     if given.get(Z_SEM) and not facts.semantic:
@@ -77,6 +69,14 @@ def refuse_foreign(given: Mapping[str, Any], facts: Facts) -> None:
         raise ValueError("Upscale Conditioning is for upsamplers, and this model enlarges nothing; leave it out")
     if given.get(TEXT) and not facts.vocabulary and given["cross_attn"].any():
         raise ValueError("Text Conditioning is for a MODEL of GLIDE's kind, and this model reads no texts that way")
+    if given.get(STATES) and not facts.text_encoder and given["cross_attn"].any():
+        raise ValueError(
+            "Text Conditioning of another model came, with what its text encoder read; this model takes none of it"
+        )
+    if given.get(IMAGE_EMBEDS) and not facts.image_embeds:
+        raise ValueError(
+            "Image Embed Conditioning is for unCLIP decoders, as Karlo's, and this model is none; leave it out"
+        )
     if given.get(KEPT) is not None and not facts.kept_channels:
         raise ValueError(
             "Inpaint Conditioning is for inpainting models, and this model is none; leave it out, and use Set Latent "
@@ -132,24 +132,6 @@ def codes_in(given: Mapping[str, Any], facts: Facts) -> Tensor:
             "(Average), which mixes them, or Conditioning (Combine)"
         )
     return for_batch(embedding[:, 0], len(given["noise"]), "semantic codes")
-
-
-def picture_in(given: Mapping[str, Any]) -> Tensor:
-    """Small pictures at the size of the large ones, as the published network does it, [B 3 H W]."""
-    kept, noise = given.get("pooled_output"), given["noise"]
-    if not given.get(LOW_RES) or kept is None:
-        raise ValueError(
-            "this model enlarges a small picture, and none was given; connect Upscale Conditioning to the "
-            "sampler's positive (and, with cfg above 1, negative) input"
-        )
-    low_res, ones = kept[:, :-1], kept[:, -1:]
-    if not torch.allclose(ones, torch.ones_like(ones)):
-        raise ValueError(
-            "the small picture was emptied or multiplied, and an upsampler enlarges it as it is; for no class, connect "
-            "Class Conditioning with an empty label to Upscale Conditioning instead of Conditioning (Zero Out)"
-        )
-    large = interpolate(low_res.to(noise), noise.shape[2:], mode="bilinear", align_corners=False)
-    return for_batch(large, len(noise), "small pictures")
 
 
 def for_batch(rows: Tensor, batch: int, what: str) -> Tensor:

@@ -85,9 +85,9 @@ def _check_number(entry: Any, value: Any) -> None:
         raise ValueError(f"{entry.min} to {entry.max} are possible, and {came:.6g} came")
 
 
-def _check_choice(value: Any, options: Sequence[str]) -> None:
+def _check_choice(value: Any, options: Sequence[str | int]) -> None:
     if value not in options:
-        raise ValueError(f"there is no {value!r}; there are {', '.join(options)}")
+        raise ValueError(f"there is no {value!r}; there are {', '.join(map(str, options))}")
 
 
 class GuidanceNode(io.ComfyNode):

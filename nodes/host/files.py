@@ -30,7 +30,8 @@ from .semantic.direction import Direction
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
 STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
 LONGEST = 200  # bytes of a name that a user chooses
-KINDS = ("models", "classifiers", "encoders", "matchers", "directions")
+KINDS = ("models", "classifiers", "encoders", "matchers", "priors", "directions")
+MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
 SAFETENSORS = (".safetensors", ".sft")
 PATIENCE = 2.0  # seconds that a list takes to look into new files
 
@@ -46,7 +47,10 @@ def register_folders() -> None:
         folder_paths.add_model_folder_path(name, str(own))
         folder_paths.add_model_folder_path(name, str(SHIPPED / kind))
         paths, _ = folder_paths.folder_names_and_paths[name]
-        folder_paths.folder_names_and_paths[name] = (paths, folder_paths.supported_pt_extensions)
+        folder_paths.folder_names_and_paths[name] = (
+            paths,
+            folder_paths.supported_pt_extensions | MORE.get(kind, set()),
+        )
 
 
 def choices(kind: str, use: str) -> list[str]:

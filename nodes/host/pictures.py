@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...guidance.views import clamped
-from ...models import haar
 from .errors import about
 from .gradients import differentiable
 from .model import COLOURS, check_size, check_vae, is_pixel_model
-from .pixel_model import HaarFormat
 
 VIDEO = 5  # axes of a video latent, [B C T H W]
 
@@ -95,23 +93,6 @@ def vae_around(network: nn.Module, channels: int, ratio: int) -> comfy.sd.VAE:
     vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, ratio, ratio
     vae.vae_dtype = torch.float32
     return vae
-
-
-class HaarVAE(nn.Module):
-    """Wavelet transform as the network of a VAE."""
-
-    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.analyse(pixels)
-
-    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return haar.synthesise(samples)
-
-
-def vae_of(model: Any) -> comfy.sd.VAE:
-    """The VAE that belongs to one of the pack's models."""
-    if model.model.facts.space == "haar":
-        return vae_around(HaarVAE(), HaarFormat.latent_channels, HaarFormat.spacial_downscale_ratio)
-    return pixel_vae()
 
 
 class ModelSpaceTAESD(TAESD):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import comfy.conds
@@ -21,59 +21,28 @@ from torch import Tensor, nn
 
 from ...guidance.classifier_energy import NO_CLASS
 from ...guidance.tensors import repeated
-from ...models import haar
 from ...models.architecture import DESCRIPTION, Checkpoint, Facts, description
-from ...models.layers import Text
+from ...models.ldm import scale_of
 from ...models.schedule import NoiseSchedule, flow_velocity
-from .conditioning import codes_in, labels_in, picture_in, refuse_foreign
+from .conditioning import codes_in, labels_in, refuse_foreign
 from .model import COLOURS, check_area, check_pictures
 from .pixel.kept import kept_in, paste
-from .pixel.tokens import tokens_in
+from .pixel.small import picture_in
+from .pixel.spaces import SPACES, PixelFormat
+from .pixel.told import conditions, text_in
 
 HALVES = "guidance_halves"  # of transformer_options: a dict that gets h, emb, and decode: another h -> output
 VARIANCE = "guidance_variance"  # of transformer_options: a VarianceReader that wants the network's v
 # What the host calls our schedules, for its own nodes that build a schedule anew (ModelSamplingDiscrete).
 HOST_SCHEDULES = {
+    "latent": {"beta_schedule": "linear", "linear_start": 0.0015, "linear_end": 0.0195},
+    "latent churches": {"beta_schedule": "linear", "linear_start": 0.0015, "linear_end": 0.0155},
     "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02},
     "cosine": {"beta_schedule": "cosine"},
 }
 AUTO, FLOAT32 = "auto", "float32"
 PRECISIONS = (AUTO, FLOAT32)  # of a model's weights and arithmetic
-EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 FLOW_TIME = 1000.0  # what the host's flow clock multiplies sigma by
-
-
-class PixelFormat(comfy.latent_formats.LatentFormat):
-    """The "latent" is the picture, [B 3 H W] in [-1, 1]."""
-
-    latent_channels = COLOURS
-    spacial_downscale_ratio = 1
-    latent_rgb_factors = EYE
-
-
-class HaarFormat(comfy.latent_formats.LatentFormat):
-    """The latent is the picture's wavelet transform, [B 12 H/2 W/2]; its first band is twice the average."""
-
-    latent_channels = haar.BANDS * COLOURS
-    spacial_downscale_ratio = 2
-    latent_rgb_factors = [[0.5 * value for value in row] for row in EYE] + [[0.0] * COLOURS] * (
-        haar.BANDS - 1
-    ) * COLOURS
-
-
-@dataclass(frozen=True)
-class Space:
-    """How a network of pictures is shown to the host."""
-
-    latent_format: type[comfy.latent_formats.LatentFormat]
-    to_pixels: Callable[[Tensor], Tensor]
-    from_pixels: Callable[[Tensor], Tensor]
-
-
-SPACES = {
-    "pixels": Space(PixelFormat, lambda x: x, lambda x: x),
-    "haar": Space(HaarFormat, haar.synthesise, haar.analyse),
-}
 
 
 class VarianceReader:
@@ -98,15 +67,6 @@ class VarianceReader:
     def v(self) -> Tensor | None:
         """The mean over the conditions that were combined; None if the network predicts no variance."""
         return torch.stack(self.seen).mean(0) if self.seen else None
-
-
-def conditions(given: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Text, ...]]:
-    """What a network is told beside x and t, and what of it both halves of a U-Net take: the text."""
-    y, states = given.get("y"), given.get("states")
-    if y is None:
-        return (), ()
-    text = () if states is None else (Text(states, pooled=y),)
-    return text or (y,), text
 
 
 class PixelNetwork(nn.Module):
@@ -139,6 +99,8 @@ class PixelNetwork(nn.Module):
         state = (x, t)
         told, text = conditions(given)
         seen: list[tuple[Tensor, list[Tensor], Tensor]] = []
+        if halves is not None and not hasattr(self.network, "down_half"):
+            raise ValueError(f"{self.name} is two networks in turn, and has no h to edit; use another model")
 
         def eps(x: Tensor, t: Tensor, edited: Tensor | None) -> Tensor:
             pictures = self.space.to_pixels(x)
@@ -155,7 +117,7 @@ class PixelNetwork(nn.Module):
             reader = transformer_options.get(VARIANCE)
             if reader is not None and edited is None and self.facts.learned_variance and self.facts.space == "pixels":
                 reader.receive(out[:, COLOURS:], transformer_options.get("cond_or_uncond", [0]))
-            return self.space.from_pixels(out[:, :COLOURS])
+            return self.space.from_pixels(out[:, : self.space.predicted])
 
         def predict(edited: Tensor | None = None) -> Tensor:
             x, t = state if edited is None else [repeated(part, len(edited)) for part in state]
@@ -185,6 +147,7 @@ class PixelConfig(comfy.supported_models_base.BASE):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__({"checkpoint": replace(checkpoint, state={})})  # the weights are not kept twice
         self.latent_format = SPACES[checkpoint.facts.space].latent_format()
+        self.latent_format.scale_factor = scale_of(checkpoint.beside)
         steps = {"timesteps": checkpoint.facts.training_steps}
         self.sampling_settings = HOST_SCHEDULES.get(checkpoint.facts.schedule, {}) | steps
 
@@ -228,15 +191,15 @@ class PixelModel(comfy.model_base.BaseModel):
         if self.facts.class_names:
             labels = labels_in(kwargs, self.facts)
             rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
-            out["y"] = comfy.conds.CONDRegular(rows.to(device))
+            tokens = self.diffusion_model.network.read(rows.to(device)).states if self.facts.class_tokens else None
+            named = ("y", rows.to(device)) if tokens is None else ("states", tokens)
+            out[named[0]] = comfy.conds.CONDRegular(named[1])
         if self.facts.semantic:
             out["y"] = comfy.conds.CONDRegular(codes_in(kwargs, self.facts).to(device))
-        if self.facts.vocabulary:
-            network: Any = self.diffusion_model.network
-            text = network.read(tokens_in(kwargs, self.facts, network.config.context).to(device))
-            out["y"], out["states"] = comfy.conds.CONDRegular(text.pooled), comfy.conds.CONDRegular(text.states)
+        for name, value in text_in(kwargs, self.facts, self.diffusion_model.network, device).items():
+            out[name] = comfy.conds.CONDRegular(value)
         beside = [kept_in(kwargs)] if self.facts.kept_channels else []
-        beside += [picture_in(kwargs)] if self.facts.low_res_channels else []
+        beside += [picture_in(kwargs, self.facts)] if self.facts.low_res_channels else []
         if beside:
             out["c_concat"] = comfy.conds.CONDNoiseShape(torch.cat(beside, dim=1))
         return out
@@ -297,4 +260,6 @@ def clamp(arguments: dict[str, Any]) -> Tensor:
     """A post-CFG function."""
     facts: Facts | None = getattr(arguments.get("model"), "facts", None)
     space = SPACES[facts.space if facts is not None else "pixels"]
+    if not space.bounded:
+        return arguments["denoised"]
     return space.from_pixels(space.to_pixels(arguments["denoised"]).clamp(-1, 1))

@@ -80,7 +80,7 @@ def lightning(tmp_path):
 
 def test_a_lightning_checkpoint_becomes_a_diffusion_autoencoder(lightning, tmp_path, capsys):
     path, average, content = lightning
-    with pytest.raises(CheckpointError, match=r"last\.ckpt holds a pickle that would run code.*dev\.py convert"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt holds a pickle that would run code.*Convert Guidance File"):
         registry.load_checkpoint(path, "model")
     main([str(path)])
     said = capsys.readouterr().out

@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import ROOT
 
+from pack.models import ldm
 from pack.models.architecture import UnknownArchitectureError, parse
 from pack.models.foreign import foreign
-from pack.models.registry import ARCHITECTURES
-from pack.models.state_dict import CheckpointError
+from pack.models.prior import usual_clamp
+from pack.models.registry import ARCHITECTURES, LATENT
+from pack.models.state_dict import CheckpointError, bare
 
 FILES = ("checkpoint_layouts.json.gz", "checkpoint_layouts2.json.gz")
 LAYOUTS = {
@@ -19,21 +21,25 @@ LAYOUTS = {
     for name, layout in json.loads(gzip.decompress((ROOT / "tests" / "golden" / file).read_bytes())).items()
 }
 FAMILIES = ("adm/", "ilvr/", "ddpm/", "asyrp/afhqdog_p2", "sdg/", "diffae/", "glide/")
+FAMILIES += ("karlo/decoder", "karlo/improved-sr", "deepfloyd/", "karlo/prior", "karlo-diffusers/prior", "kandinsky")
+PRIORS = ("karlo/prior", "karlo-diffusers/prior", "kandinsky")
+ENLARGING = ("karlo/improved-sr", "deepfloyd/IF-II")
 OURS = [name for name in LAYOUTS if name.startswith(FAMILIES)]
 SCHEDULES = {"squaredcos_cap_v2": "cosine"}  # names in other code
 OTHERS = [name for name in LAYOUTS if name not in OURS]
 
 
 def state_of(name):
-    return {key: torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]["keys"].items()}
+    """Without what stands before all keys of Karlo's decoder."""
+    return bare({key: torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]["keys"].items()})
 
 
 def read(state, name="file.pt"):
     return parse(name, state, {}, ARCHITECTURES)
 
 
-def test_there_are_twenty_nine_and_twenty():
-    assert (len(OURS), len(OTHERS)) == (29, 20)
+def test_there_are_thirty_nine_and_ten():
+    assert (len(OURS), len(OTHERS)) == (39, 10)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -44,14 +50,17 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
     assert facts.image_size == stated.get("image_size", facts.image_size)
     if "noise_schedule" in stated:
         assert facts.schedule == SCHEDULES.get(stated["noise_schedule"], stated["noise_schedule"])
-    if "head_dim" in stated:
+    if name.startswith(PRIORS):
+        assert (checkpoint.architecture.kind, usual_clamp(checkpoint)) == ("prior", stated["x0_clamp"])
+        assert (config.heads, config.width // config.heads, config.context) == (stated["heads"], 64, 77)
+    elif "head_dim" in stated:
         assert (config.heads, config.width // config.heads) == (stated["heads"], stated["head_dim"])
     if "num_head_channels" in stated:
         assert config.head_channels == stated["num_head_channels"]
     elif "num_heads" in stated:
         assert (config.num_heads, config.head_channels) == (stated["num_heads"], None)
     assert facts.noise_aware == name.startswith(("sdg/", "glide/clip"))
-    if not name.startswith(("ddpm/", "sdg/", "glide/clip")):
+    if not name.startswith(("ddpm/", "sdg/", "glide/clip", *PRIORS)):
         assert config.new_attention_order == stated.get("use_new_attention_order", False)
     if "class_cond" in stated:
         assert len(facts.class_names) == (1000 if stated["class_cond"] else 0)
@@ -59,10 +68,15 @@ def test_a_public_file_is_recognised_with_what_its_shapes_can_not_tell(name):
         assert facts.learned_variance == stated["learn_sigma"]
     if "classifier_depth" in stated:
         assert (config.num_res_blocks, config.pool) == (stated["classifier_depth"], stated["pool"])
-    assert facts.low_res_channels == (3 if stated.get("super_resolution") or stated.get("super_res") else 0)
+    enlarges = stated.get("super_resolution") or stated.get("super_res") or name.startswith(ENLARGING)
+    assert facts.low_res_channels == (3 if enlarges else 0)
+    assert facts.text_encoder == (
+        "CLIP" if name.startswith(("karlo/dec", *PRIORS)) else "T5" if "deepfloyd/" in name else ""
+    )
     assert facts.kept_channels == (4 if stated.get("inpaint") else 0)
     assert facts.vocabulary == ("GPT-2" if name.startswith(("glide/base", "glide/up")) else "")
-    assert checkpoint.guesses == {}
+    untold = "if_stage" if name.startswith("deepfloyd/IF-II") else None  # its description is not public
+    assert (untold in checkpoint.guesses) if untold else checkpoint.guesses == {}
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name.startswith("diffae/")])
@@ -79,6 +93,35 @@ def test_a_diffusion_autoencoder_is_recognised_with_what_stands_beside_its_netwo
     assert checkpoint.facts.semantic == 512
     assert (checkpoint.config.latent is not None) == ("latent" in name)
     assert sorted(checkpoint.state) == sorted(LAYOUTS[name]["keys"])
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name.startswith(("karlo/decoder", "karlo/prior"))])
+def test_a_prefix_before_all_keys_is_no_part_of_them(name):
+    assert list(LAYOUTS[name]["keys"])[0].startswith("model.")
+    checkpoint = read({f"model.{key}": value for key, value in state_of(name).items()})
+    assert checkpoint.architecture.id in ("karlo_decoder", "karlo_prior")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name.startswith("ldm/")])
+@pytest.mark.parametrize("part", ["whole", "without its autoencoder"])
+def test_a_latent_diffusion_file_is_its_network_with_what_stands_beside(name, part):
+    keys = LAYOUTS[name]["keys"]
+    state = {key: torch.ones(shape, device="meta" if shape else "cpu") for key, shape in keys.items()}
+    if part != "whole":
+        assert not ldm.is_latent({key: value for key, value in state.items() if not key.startswith("first_stage")})
+        return
+    assert ldm.is_latent(state)
+    network, beside = ldm.parted(state, name)
+    checkpoint, stated = parse(name, network, {}, LATENT), LAYOUTS[name]["facts"]
+    config = checkpoint.config
+    heads = (config.num_heads, config.head_channels)
+    wanted = {"cin": (1, None), "celeba": (1, 32), "lsun": (8, None)}
+    assert heads == next(found for key, found in wanted.items() if key in name)
+    assert len(checkpoint.facts.class_names) == stated.get("classes", 1) - 1
+    assert checkpoint.facts.no_class == stated.get("no_class")
+    assert checkpoint.facts.schedule == ("latent churches" if "lsun" in name else "latent")
+    assert config.in_channels == stated.get("latent", [4 if "lsun" in name else 3])[0]
+    assert any(key.startswith("first_stage_model.") for key in beside) and checkpoint.guesses == {}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -182,14 +182,15 @@ def test_a_random_condition_in_the_place_of_a_code_is_another_code(execute, auto
 
 
 def pictures_in(conditioning, noise):
-    from pack.nodes.host.conditioning import picture_in
+    from pack.models.architecture import Facts
+    from pack.nodes.host.pixel.small import picture_in
 
     embedding, options = conditioning[0]
-    return picture_in({"cross_attn": embedding, "noise": noise, **options})
+    return picture_in({"cross_attn": embedding, "noise": noise, **options}, Facts(64))
 
 
 def test_small_pictures_can_be_averaged_and_stay_whole(conds):
-    from pack.nodes.host.conditioning import with_picture
+    from pack.nodes.host.pixel.small import with_picture
 
     noise, drawn = torch.zeros(2, 3, 32, 32), torch.rand(2, 1, 3, 16, 16) * 2 - 1
     one, other = (with_picture(conds["star"], picture) for picture in drawn)
@@ -204,7 +205,7 @@ def test_small_pictures_can_be_averaged_and_stay_whole(conds):
 
 
 def test_a_small_picture_for_a_model_that_enlarges_nothing_is_refused(conds, sampled):
-    from pack.nodes.host.conditioning import with_picture
+    from pack.nodes.host.pixel.small import with_picture
 
     with pytest.raises(ValueError, match="Upscale Conditioning is for upsamplers"):
         sampled(with_picture(conds["star"], torch.zeros(1, 3, 16, 16)))

@@ -96,8 +96,8 @@ def test_the_hosts_sampling_with_cfg_gives_the_published_trajectory(load, golden
 
 def forward(model, part, told, golden, execute):
     """What the network predicts at the golden x and t, by way of the host: eps out of its x0."""
-    from pack.nodes.host.conditioning import with_picture
     from pack.nodes.host.pixel.kept import with_kept
+    from pack.nodes.host.pixel.small import with_picture
 
     positive = told[0]
     if part == "inpaint.":

@@ -147,7 +147,7 @@ def test_what_a_model_can_not_be_told_is_refused_in_words(execute, load, text, c
 
 
 def test_nodes_refuse_what_they_can_see(execute, text, models):
-    with pytest.raises(ValueError, match=r"Text Conditioning .*'model': a model that reads texts itself"):
+    with pytest.raises(ValueError, match=r"Text Conditioning .*'model': a text-conditional model"):
         execute("Guidance_TextConditioning", model=models["scenes_unet"][0], text="a")
     with pytest.raises(ValueError, match=r"Inpaint Conditioning .*'mask': it is black everywhere"):
         inpaint(execute, text, mask=torch.zeros(1, SIDE, SIDE))

@@ -84,10 +84,10 @@ def _map(tokens: Tensor) -> Tensor:
     return tokens[:, tokens.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
 
 
-def text_reader(clip: Any, width: int) -> ReadText:
-    """Texts in the space of a vision tower `width` wide, by the fitting tower of the host's CLIP.
+def text_tower(clip: Any, width: int, needs: str) -> tuple[str, Any]:
+    """The tower of the host's CLIP whose embedding is `width` wide, and the name of its tokens.
 
-    Raises ValueError where the CLIP has no projection into such a space.
+    Raises ValueError where there is none, or one without a projection. `needs` begins what is said then.
     """
     towers = {
         name.split(".")[-1].removeprefix("clip_"): part
@@ -99,8 +99,7 @@ def text_reader(clip: Any, width: int) -> ReadText:
     if not fitting:
         there = ", ".join(str(found) for found in widths.values()) or "none"
         raise ValueError(
-            f"the vision tower's embedding has {width} numbers, the text towers of this CLIP have {there}; use the "
-            "CLIP of the same model"
+            f"{needs} {width} numbers, the text towers of this CLIP have {there}; use the CLIP of the same model"
         )
     key, tower = fitting[0], towers[fitting[0]]
     fault = projection_fault(clip, tower.transformer.text_projection.weight)
@@ -109,6 +108,15 @@ def text_reader(clip: Any, width: int) -> ReadText:
             f"this CLIP has no text projection ({fault}), as those inside SD1.5 checkpoints; load a full CLIP text "
             "file (for instance clip_l.safetensors) with Load CLIP"
         )
+    return key, tower
+
+
+def text_reader(clip: Any, width: int) -> ReadText:
+    """Texts in the space of a vision tower `width` wide, by the fitting tower of the host's CLIP.
+
+    Raises ValueError where the CLIP has no projection into such a space.
+    """
+    key, tower = text_tower(clip, width, "the vision tower's embedding has")
 
     def read(text: str) -> Tensor:
         if not text.strip():

@@ -77,7 +77,7 @@ class Encoder:
         """[B D]."""
         return self.encode(x, sigma, [EMBEDDING])[EMBEDDING]
 
-    def maps(self, x: Tensor, sigma: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def maps(self, x: Tensor, sigma: Tensor | None, layers: Sequence[str]) -> list[Tensor]:
         """One [B C h w] a layer."""
         found = self.encode(x, sigma, layers)
         return [found[name] for name in layers]

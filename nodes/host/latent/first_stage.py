@@ -1,0 +1,88 @@
+"""The first stages of latent diffusion's checkpoints: a vector-quantised autoencoder, or the host's own of KL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.diffusionmodules.model as host
+import comfy.sd
+import torch
+from torch import Tensor, nn
+
+from ....models.ldm import FIRST_STAGE
+from ....models.state_dict import StateDict, count
+from ..pictures import vae_around
+
+CODES = "quantize.embedding.weight"  # [K D], of a vector-quantised one
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the weights of a vector-quantised autoencoder show."""
+
+    width: int
+    mults: tuple[int, ...]
+    blocks: int
+    channels: int  # of a latent
+    codes: int
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a side of a latent's element is wide."""
+        return 2 ** (len(self.mults) - 1)
+
+
+def shape_of(state: StateDict) -> Shape:
+    width = state["encoder.conv_in.weight"].shape[0]
+    levels = range(count(state, "encoder.down.{}."))
+    mults = tuple(state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // width for level in levels)
+    codes, channels = state[CODES].shape
+    return Shape(width, mults, count(state, "encoder.down.0.block.{}."), channels, codes)
+
+
+class VQ(nn.Module):
+    """Pictures [B 3 H W] in [-1, 1] <-> latents [B D h w] (Esser et al. 2021, arXiv 2012.09841).
+
+    Encoding leaves them as they are; decoding takes the nearest code of each element. Gradients pass as if it did not.
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        given = {"ch": shape.width, "ch_mult": shape.mults, "num_res_blocks": shape.blocks, "in_channels": 3}
+        given |= {"out_ch": 3, "z_channels": shape.channels, "attn_resolutions": [], "resolution": 256}
+        self.encoder, self.decoder = host.Encoder(**given, double_z=False), host.Decoder(**given)
+        self.quant_conv, self.post_quant_conv = (nn.Conv2d(shape.channels, shape.channels, 1) for _ in range(2))
+        self.quantize = nn.ModuleDict({"embedding": nn.Embedding(shape.codes, shape.channels)})
+
+    def encode(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.quant_conv(self.encoder(pixels))
+
+    def decode(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.decoder(self.post_quant_conv(self.quantised(samples)))
+
+    def quantised(self, samples: Tensor) -> Tensor:
+        """The nearest codes by squared distance, [B D h w]."""
+        table: Any = self.quantize["embedding"].weight
+        flat = samples.detach().movedim(1, -1)
+        nearest = torch.cdist(flat.flatten(0, 2).float(), table.float()).argmin(-1)
+        codes = table[nearest].view(flat.shape).movedim(-1, 1).to(samples)
+        return codes + (samples - samples.detach())
+
+
+def first_stage(beside: Mapping[str, Tensor], name: str) -> Any:
+    """The VAE of a checkpoint. Raises ValueError for an autoencoder of another build."""
+    state = {key.removeprefix(FIRST_STAGE): value for key, value in beside.items() if key.startswith(FIRST_STAGE)}
+    if CODES not in state:
+        return comfy.sd.VAE(sd=state)  # KL's: the host knows it
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            shape = shape_of(state)
+            network = VQ(shape)
+            network.load_state_dict({key: value.float() for key, value in state.items()})
+    except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
+        raise ValueError(
+            f"the autoencoder in {name} is built as none that is known here (VQ-f4 and KL-f8 of latent diffusion are)"
+        ) from error
+    return vae_around(network, shape.channels, shape.factor)
