@@ -55,15 +55,9 @@ def middle(image: Tensor) -> Tensor:
     side = min(height, width)
     top, left = round((height - side) / 2), round((width - side) / 2)
     square = image[top : top + side, left : left + side, :3].movedim(-1, 0)[None].float().clamp(0, 1)
-<<<<<<< HEAD
-    size = (CELL, CELL)
-    small = interpolate(square, size) if side < CELL else interpolate(square, size, mode="bicubic", antialias=True)
-    return small[0].movedim(0, -1).clamp(0, 1)
-=======
     smooth = side >= CELL
     resized = interpolate(square, (CELL, CELL), mode="bicubic" if smooth else "nearest", antialias=smooth)
     return resized[0].movedim(0, -1).clamp(0, 1)
->>>>>>> main
 
 
 def lit(square: Tensor, bright: Tensor) -> Tensor:

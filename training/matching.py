@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
-from models.clip_noisy.network import ClipNoisy
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
 from models.facts import of_json

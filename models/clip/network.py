@@ -112,12 +112,8 @@ class Clip(open_clip.CLIP, ImageEncoder):
 
     def embed_words(self, text: str) -> Tensor:
         """The tokens between start and end."""
-<<<<<<< HEAD
-        indices, tower = self._tokens(text), cast(Any, self)
-=======
         indices = self._tokens(text)
         tower: Any = self  # whose layers open_clip's own class does not type
->>>>>>> main
         x = tower.token_embedding(indices) + tower.positional_embedding
         states = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask))
         return states[0, 1 : int(indices.argmax())]  # the end has the largest number

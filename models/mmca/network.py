@@ -83,11 +83,7 @@ class WordPool(nn.Module):
         found = []
         for window, conv in zip(WINDOWS, self.convs, strict=True):
             if words.shape[1] < window:
-<<<<<<< HEAD
-                found.append(words.new_zeros(len(words), len(conv.weight)))
-=======
                 found.append(words.new_zeros(len(words), self.channels))
->>>>>>> main
                 continue
             inside = keep[:, window - 1 :]
             found.append((conv(words.transpose(1, 2)).relu() * inside[:, None]).amax(2))

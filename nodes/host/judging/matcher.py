@@ -74,7 +74,7 @@ class Matcher:
             )
         mm.load_models_gpu(encoder.patchers)
         with torch.inference_mode(False), torch.no_grad():
-            (seen,) = encoder.maps(torch.zeros(1, 3, encoder.size, encoder.size), torch.zeros(1), [layer])
+            (seen,) = encoder.maps(torch.zeros(1, 3, encoder.size, encoder.size), None, [layer])
         self.check_width(seen.shape[1] + BOX, f"{layer} of {encoder.name}")
         return layer
 

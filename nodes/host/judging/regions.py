@@ -45,20 +45,12 @@ def regions_of(encoder: Encoder, images: Tensor, layer: str, masks: Tensor | Non
         mm.throw_exception_if_processing_interrupted()
         pictures = torch.stack([published(image, encoder.size) for image in images[rows]])
         with torch.inference_mode(False), torch.no_grad():
-<<<<<<< HEAD
-            found += encoder.maps(pictures * 2 - 1, torch.zeros(len(pictures)), [layer])
-        progress.update(len(rows))
-    maps = torch.cat([part.float().cpu() for part in found])
-    sets = cells(maps) if masks is None else under(maps, masks.float())
-    places = _cells_of(maps) if masks is None else _small(masks)
-=======
             (seen,) = encoder.maps(pictures * 2 - 1, torch.zeros(len(pictures)), [layer])
             seen, side = seen.float().cpu(), seen.shape[2:]
             found.append(cells(seen) if masks is None else under(seen, masks[rows].float()))
         progress.update(len(rows))
     sets = Sets(torch.cat([part.states for part in found]), torch.cat([part.keep for part in found]))
     places = _cells_of(*side) if masks is None else _small(masks)
->>>>>>> main
     return Regions(images, sets, places.expand(len(images), -1, -1, -1), encoder, layer)
 
 
