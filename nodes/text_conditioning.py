@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..models.facts import Facts
 from ..models.imagen.captions import cleaned
 from .host.errors import GuidanceNode, about, noticed
 from .host.model import facts_of
@@ -67,13 +68,13 @@ class TextConditioning(GuidanceNode):
                     "one is none. Class Conditioning is for models of classes, and CLIP Text Encode for the host's"
                 )
         if facts.vocabulary:
-            conditioning, said = by_tokens(model, text)
+            conditioning, said = by_tokens(model, facts, text)
         else:
-            conditioning, said = by_encoder(model, text, clip)
+            conditioning, said = by_encoder(model, facts, text, clip)
         return io.NodeOutput(conditioning, ui=noticed(said))
 
 
-def by_tokens(model: Any, text: str) -> tuple[list[Any], str]:
+def by_tokens(model: Any, facts: Facts, text: str) -> tuple[list[Any], str]:
     """For a model that reads texts itself. Also what its user should know; empty if there is nothing."""
     network = model.model.diffusion_model.network
     context = network.config.context
@@ -81,12 +82,11 @@ def by_tokens(model: Any, text: str) -> tuple[list[Any], str]:
         tokens = network.tokens(text)
     cut = tokens[context:]
     said = f"the text has {len(tokens)} tokens, and the model reads {context}; cut off: {network.said(cut)!r}"
-    return text_conditioning(tokens[:context], context, facts_of(model).vocabulary), said if cut else ""
+    return text_conditioning(tokens[:context], context, facts.vocabulary), said if cut else ""
 
 
-def by_encoder(model: Any, text: str, clip: Any | None) -> tuple[list[Any], str]:
+def by_encoder(model: Any, facts: Facts, text: str, clip: Any | None) -> tuple[list[Any], str]:
     """The same for a model whose texts CLIP or T5 reads."""
-    facts = facts_of(model)
     with about("clip"):
         if clip is None:
             file = {"CLIP": "CLIP ViT-L/14, clip_l.safetensors", "T5": "t5xxl, type pixart or sd3"}

@@ -141,7 +141,9 @@ def learn_to_read(
         keep = kept(labels, generator)
         share = keep / keep.sum(1, keepdim=True).clamp(min=1)
         wanted = table[unet.NO_CLASS] + (classes[labels + first] * share[..., None]).sum(1)
-        loss = (network.read(tokens(captions, labels, keep, generator)).pooled - wanted).square().mean()
+        said = network.read(tokens(captions, labels, keep, generator)).pooled
+        assert said is not None
+        loss = (said - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..architecture import Architecture, Facts, tuples
 from ..state_dict import CheckpointError, StateDict, averaged_weights, without_bookkeeping
 from .network import ClassConfig, ClassUNet, LatentConfig
 
+Config = TypeVar("Config", bound=LatentConfig)
 UNET, FIRST_STAGE, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding.weight"
 OUT = "input_blocks.1.0.out_layers.3.weight"
 SCALE = "scale_factor"  # a number beside the weights, in files whose latents are scaled
@@ -72,7 +73,7 @@ def read_classes(state: StateDict) -> ClassConfig:
     return replace(config, labels=labels, text_width=width, num_heads=1)
 
 
-def _read(state: StateDict, kind: type[LatentConfig]) -> LatentConfig:
+def _read(state: StateDict, kind: type[Config]) -> Config:
     levels = levels_of(state, unet_blocks_a_level(state), state["time_embed.0.weight"].shape[1])
     factor = FACTORS.get(levels["in_channels"])
     if factor is None:

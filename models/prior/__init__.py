@@ -22,11 +22,13 @@ def _config(state: StateDict, width: int, clip: int, layers: int) -> PriorConfig
 
 
 def read_karlo(state: StateDict) -> PriorConfig:
-    return _config(state, *state["clip_img_proj.weight"].shape, count(state, "transformer.resblocks.{}."))
+    width, clip = state["clip_img_proj.weight"].shape
+    return _config(state, width, clip, count(state, "transformer.resblocks.{}."))
 
 
 def read_diffusers(state: StateDict) -> PriorConfig:
-    return _config(state, *state["proj_in.weight"].shape, count(state, "transformer_blocks.{}."))
+    width, clip = state["proj_in.weight"].shape
+    return _config(state, width, clip, count(state, "transformer_blocks.{}."))
 
 
 def facts(config: PriorConfig) -> Facts:

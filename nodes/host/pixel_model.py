@@ -191,7 +191,8 @@ class PixelModel(comfy.model_base.BaseModel):
         if self.facts.class_names:
             labels = labels_in(kwargs, self.facts)
             rows = torch.where(labels == NO_CLASS, self.facts.no_class or 0, labels)  # of the label table
-            tokens = self.diffusion_model.network.read(rows.to(device)).states if self.facts.class_tokens else None
+            network: Any = self.diffusion_model.network
+            tokens = network.read(rows.to(device)).states if self.facts.class_tokens else None
             named = ("y", rows.to(device)) if tokens is None else ("states", tokens)
             out[named[0]] = comfy.conds.CONDRegular(named[1])
         if self.facts.semantic:

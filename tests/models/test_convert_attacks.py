@@ -50,7 +50,7 @@ def test_the_weights_come_out_and_nothing_runs(attack, place, ran, tmp_path):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_the_nodes_reader_refuses_it_and_nothing_runs(attack, place, ran, tmp_path):
     path = archive(tmp_path / "model.ckpt", PLACES[place](ATTACKS[attack](ran)))
-    with pytest.raises(CheckpointError, match=r"^model\.ckpt holds a pickle.*Convert Guidance File makes .* of it, and runs nothing$"):
+    with pytest.raises(CheckpointError, match=r"^model\.ckpt holds a pickle.*Convert Guidance File .* runs nothing$"):
         read(path)
     assert not ran.exists()
     assert not {"evil", "evil_on_import"} & set(sys.modules)
