@@ -4,9 +4,7 @@ Captions with all four attributes, judged by a network that no guide and no trai
 at several scales against CLIP guidance (Text Guide on the noise-aware encoder, no classifier-free guidance) at several
 weights: 64 captions, 4 pictures each, the same noise everywhere, 25 steps of euler_ancestral. Match of all four,
 distance between the pictures of a caption, KID to rendered scenes. Then 256 captions at the best scale.
-
-The small upsampler: 256 rendered scenes of 32 pixels enlarged to 64, against the same scenes rendered at 64 and against
-bicubic enlarging; and with noise on the small pictures. Writes `bench/results/text_model.json` and two plots; resumes.
+Writes `bench/results/text_model.json` and a plot; a run resumes.
 """
 
 from __future__ import annotations
@@ -17,12 +15,10 @@ from typing import Any
 
 import matplotlib
 import torch
-from kornia.metrics import ssim
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from training.captions import phrase
-from training.scenes import CLASSES, Attributes, draw, render
+from training.scenes import CLASSES, Attributes, draw
 
 from . import judge, made_with
 from .cfg import kid, real_features
@@ -36,17 +32,14 @@ RESULTS = PACK / "bench" / "results"
 CAPTIONS, EACH, STEPS, SAMPLER = 64, 4, 25, "euler_ancestral"
 SCALES = (1.0, 2.0, 3.0, 5.0, 8.0)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
-MANY = 256  # captions at the best scale, and scenes that are enlarged
-UPSCALE_STEPS = 25
-NOISES = (0.0, 0.05, 0.1, 0.2, 0.4)  # deviations on the small pictures, in the units of [-1, 1]
-MADE_WITH = (made_with.TEXT, made_with.UPSAMPLER, made_with.CLIP, made_with.JUDGE)
+MANY = 256  # captions at the best scale
+MADE_WITH = (made_with.TEXT, made_with.CLIP, made_with.JUDGE)
 
 
 class Bench(Pack):
     def __init__(self) -> None:
         super().__init__()
         self.base = self.node("Guidance_LoadModel", model_name="scenes_text.safetensors")[0]
-        self.upsampler = self.node("Guidance_LoadModel", model_name="scenes_upsampler.safetensors")[0]
         self.encoder = self.node("Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors")[0]
 
     def text(self, model: Any, caption: str) -> Any:
@@ -62,21 +55,6 @@ class Bench(Pack):
         (model,) = self.node("Guidance_ApplyGuides", model=self.base, guides=guide)
         positive = self.text(self.base, caption)
         return ksampler(model, 1.0, positive, positive, noise, STEPS, SAMPLER)
-
-    def enlarge(self, small: Tensor, captions: list[str], noise: Tensor) -> Tensor:
-        """[B 3 32 32] and a caption each -> [B 3 64 64] in [-1, 1]."""
-        conditioning = [self.text(self.upsampler, caption)[0] for caption in captions]
-        images = small.movedim(1, -1).add(1).div(2)
-        rows = [
-            self.node("Guidance_UpscaleConditioning", conditioning=[told], image=image[None])[0]
-            for told, image in zip(conditioning, images, strict=True)
-        ]
-        return torch.cat(
-            [
-                ksampler(self.upsampler, 1.0, row, row, start[None], UPSCALE_STEPS, SAMPLER)
-                for row, start in zip(rows, noise, strict=True)
-            ]
-        )
 
 
 def captioned(count: int, seed: int) -> tuple[Attributes, list[str]]:
@@ -131,32 +109,8 @@ def at_the_best_scale(bench: Bench, cells: dict[str, dict[str, float]]) -> dict[
     return {"scale": scale, **matches(torch.cat(images), drawn.labels())}
 
 
-def likeness(images: Tensor, truth: Tensor) -> dict[str, float]:
-    a, b = (part.clamp(-1, 1).add(1).div(2) for part in (images, truth))
-    return {"ssim": round(ssim(a, b, 11).mean().item(), 4), "mse": round((a - b).square().mean().item(), 6)}
-
-
-def enlarging(bench: Bench) -> dict[str, Any]:
-    drawn, captions = captioned(MANY, 45)
-    small, large = render(drawn, 32).image, render(drawn, 64).image
-    start = noise_of(MANY, 3, 64, 64, seed=46)
-    bicubic = interpolate(small, scale_factor=2, mode="bicubic", align_corners=False)
-    found: dict[str, Any] = {"bicubic": likeness(bicubic, large), "noise": {}}
-    for deviation in NOISES:
-        count = MANY if deviation == 0 else 64
-        noisy = small[:count] + deviation * noise_of(count, 3, 32, 32, seed=47)
-        drawn_now = bench.enlarge(noisy.clamp(-1, 1), captions[:count], start[:count])
-        plain = interpolate(noisy.clamp(-1, 1), scale_factor=2, mode="bicubic", align_corners=False)
-        found["noise"][str(deviation)] = {
-            "upsampler": likeness(drawn_now, large[:count]),
-            "bicubic": likeness(plain, large[:count]),
-        }
-        print(deviation, found["noise"][str(deviation)], file=sys.stderr, flush=True)
-    return found
-
-
 def plot(found: dict[str, Any]) -> None:
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.2))
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2))
     for axis, key, label in (
         (axes[0], "distance", "distance between the pictures of a caption"),
         (axes[1], "kid", "KID (lower is nearer to scenes)"),
@@ -167,15 +121,6 @@ def plot(found: dict[str, Any]) -> None:
         axis.set_xlabel("all four attributes right (judge)")
         axis.set_ylabel(label)
         axis.legend()
-    if "enlarging" in found:
-        cells = found["enlarging"]["noise"]
-        for name in ("upsampler", "bicubic"):
-            axes[2].plot(
-                [float(key) for key in cells], [cell[name]["ssim"] for cell in cells.values()], "o-", label=name
-            )
-        axes[2].set_xlabel("deviation of the noise on the small picture")
-        axes[2].set_ylabel("SSIM to the scene at 64 pixels")
-        axes[2].legend()
     figure.tight_layout()
     figure.savefig(RESULTS / "text_model.png", dpi=90)
     pyplot.close(figure)
@@ -198,9 +143,6 @@ def main() -> None:
         curves(bench, found, save)
         if "best" not in found:
             found["best"] = at_the_best_scale(bench, found["curves"]["CFG"])
-            save()
-        if "enlarging" not in found:
-            found["enlarging"] = enlarging(bench)
             save()
     print(json.dumps(found))
 
