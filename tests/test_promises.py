@@ -46,7 +46,7 @@ PROMISES = {
     "every node has a help page, tooltips, a workflow with a picture, and one that runs by API": {
         "nodes/test_schema.py": [
             "test_every_node_has_prefix_category_description_and_help_page",
-            "test_every_input_has_a_tooltip",
+            "test_every_input_and_output_has_a_tooltip",
         ],
         "server/test_workflows.py": [
             "test_every_node_of_the_pack_stands_in_a_workflow",

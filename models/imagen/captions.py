@@ -10,8 +10,6 @@ import re
 from html.parser import HTMLParser
 from urllib.parse import unquote_plus
 
-from open_clip.tokenizer import basic_clean
-
 ENDS = "com|co|ru|net|org|edu|gov|it"
 FILES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
 DASHES = "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
@@ -96,6 +94,8 @@ def once(caption: str) -> str:
     text = rewritten(without_tags(text), LETTERS)
     if len(re.findall(JOINTS, text)) > 3:
         text = re.sub(JOINTS, " ", text)
+    from open_clip.tokenizer import basic_clean  # here: open_clip is slow to import
+
     return rewritten(basic_clean(text), WORDS).strip()
 
 

@@ -103,12 +103,6 @@ def test_of_a_network_that_a_file_holds_twice_the_average_is_read(loop, state, o
     assert same(read(TWICE[loop](state, other), tmp_path), state)
 
 
-def test_a_model_with_its_autoencoder_is_refused_in_words(state, tmp_path):
-    content = with_prefix("model.diffusion_model.", state) | {"first_stage_model.encoder.weight": torch.ones(3)}
-    with pytest.raises(CheckpointError, match=r"an autoencoder beside its network.*works on latents.*Load Checkpoint"):
-        read(content, tmp_path)
-
-
 def test_what_is_no_part_of_the_network_is_named_behind_a_prefix_too(state, tmp_path):
     with pytest.raises(CheckpointError, match=r"has also surplus\.weight"):
         read(with_prefix("module.", state | {"surplus.weight": torch.ones(3)}), tmp_path)

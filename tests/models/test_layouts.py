@@ -31,7 +31,8 @@ OTHERS = [name for name in LAYOUTS if name not in OURS]
 
 def state_of(name):
     """Without what stands before all keys of Karlo's decoder."""
-    return bare({key: torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]["keys"].items()})
+    state = {key: torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]["keys"].items()}
+    return bare(state) if name.startswith("karlo/") else state
 
 
 def read(state, name="file.pt"):
