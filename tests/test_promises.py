@@ -48,9 +48,9 @@ PROMISES = {
             "test_every_node_has_prefix_category_description_and_help_page",
             "test_every_input_and_output_has_a_tooltip",
         ],
-        "server/test_workflows.py": [
-            "test_every_node_of_the_pack_stands_in_a_workflow",
-            "test_every_workflow_has_a_picture",
+        "server/test_workflows.py": ["test_every_node_of_the_pack_stands_in_a_workflow"],
+        "workflows/test_templates.py": [
+            "test_the_folder_of_templates_holds_a_graph_and_a_picture_for_each_name_and_nothing_else"
         ],
         "server/test_server.py": ["test_every_api_workflow_runs_and_saves_a_picture"],
     },

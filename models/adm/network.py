@@ -50,8 +50,9 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"its activation is {self.activation!r}; there are {', '.join(ACTIVATIONS)}")
-        if len(self.level_blocks) != len(self.channel_mult):
-            raise ValueError(f"it has {len(self.level_blocks)} numbers of blocks for {len(self.channel_mult)} levels")
+        blocks, mult = self.num_res_blocks, self.channel_mult  # out of a file they may be anything: see bounds.py
+        if isinstance(blocks, tuple) and isinstance(mult, tuple) and len(blocks) != len(mult):
+            raise ValueError(f"it has {len(blocks)} numbers of blocks for {len(mult)} levels")
 
     @property
     def level_blocks(self) -> tuple[int, ...]:
