@@ -153,5 +153,5 @@ def test_a_model_is_no_prior(execute):
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "models" / "demo" / "encoders" / "scenes_clip.safetensors", folder / "clip.safetensors")
     folder_paths.filename_list_cache.clear()
-    with pytest.raises(ValueError, match="an encoder; a prior is needed here"):
+    with pytest.raises(ValueError, match="Load Guidance Encoder; a prior is needed here"):
         execute("Guidance_LoadPrior", prior_name="clip.safetensors")

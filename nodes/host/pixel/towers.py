@@ -33,6 +33,7 @@ def read_clip(clip: Any, text: str, width: int) -> Read:
 
     Raises ValueError where there is no such tower, and for texts too long for one.
     """
+    clip.load_model()  # its weights are looked at
     key, tower = text_tower(clip, width, "the model was made with embeddings of")
     tokens = clip.tokenize(text)[key]
     if len(tokens) > 1:
