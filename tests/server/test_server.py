@@ -334,9 +334,10 @@ def random_attributes(server):
 
 @pytest.fixture(scope="module")
 def example_picture(server):
-    """The picture that every ComfyUI ships, in the server's own input folder."""
+    """The picture that every ComfyUI ships, and those of two shapes, in the server's own input folder."""
     (server.base / "input").mkdir(exist_ok=True)
     shutil.copy(host_folder() / "input" / "example.png", server.base / "input")
+    shutil.copy(ROOT / "workflows" / "two_shapes.webp", server.base / "input")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -386,6 +387,6 @@ def test_help_pages_and_templates_are_served(server):
     page = server.get("/extensions/diffusion-guidance/docs/Guidance_LoadModel/en.md").decode()
     assert "Load Guidance Model" in page
     templates = json.loads(server.get("/workflow_templates"))
-    assert "classifier_guidance" in templates["diffusion-guidance"]
-    template = json.loads(server.get("/api/workflow_templates/diffusion-guidance/classifier_guidance.json"))
+    assert "1 Start here" in templates["diffusion-guidance"]
+    template = json.loads(server.get("/api/workflow_templates/diffusion-guidance/1%20Start%20here.json"))
     assert template["nodes"]  # served from the first folder of the names that the host knows
