@@ -7,6 +7,7 @@ what stands before it, and answers at the query with the embedding without noise
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class PriorConfig:
             raise ValueError(f"its width is {self.width}, which {self.heads} heads can't share")
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, ABC):
     """Normalised embeddings x_t [B D], t [B], a text -> x0 [B D]."""
 
     config: PriorConfig
@@ -47,13 +48,13 @@ class Prior(nn.Module):
         positions = torch.randn(1, config.context + AFTER, config.width, **factory) * 0.01
         self.positional_embedding = nn.Parameter(positions)
 
+    @abstractmethod
     def tokens(self, x: Tensor, time: Tensor, states: Tensor, pooled: Tensor) -> list[Tensor]:
         """Each [B n W]: the text's states, its embedding, time, noisy picture, query."""
-        raise NotImplementedError
 
+    @abstractmethod
     def transformed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """[B N W], mask [B 1 N N] -> the answer [B D] at the last token."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, t: Tensor, states: Tensor, pooled: Tensor, mask: Tensor) -> Tensor:
         """CLIP's states [B N D], embedding [B D] and mask [B N] of the text."""
