@@ -197,6 +197,7 @@ SUBSTITUTES = {
 }
 FLOWS = ("sd3", "flux")  # how names of flow checkpoints begin
 SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
+STEPS, SEARCHED = 8, 16  # the most that a test of a workflow samples, and looks at in a search; in full: `dev.py workflow`
 LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
 TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
 
@@ -240,6 +241,15 @@ def on_small_towers(prompt):
         elif node["class_type"] == "CLIPVisionLoader":
             replaced[key] = {"class_type": "SmallCLIPVision", "inputs": {}}
     return replaced
+
+
+def shortened(prompt):
+    """The same graph with few steps; a schedule and its parts keep their order."""
+    most = {"steps": STEPS, "samples": SEARCHED}
+    for node in prompt.values():
+        few = {name: min(value, most[name]) for name, value in node["inputs"].items() if name in most and type(value) is int}
+        node["inputs"].update(few | SHORTENED.get(node["class_type"], {}))
+    return prompt
 
 
 def substituted(prompt, values):
@@ -358,9 +368,7 @@ def test_every_api_workflow_runs_and_saves_a_picture(
         value in SUBSTITUTES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)
     )
     prompt = substituted(prompt, SUBSTITUTES) if needs_files else prompt
-    for node in prompt.values():
-        node["inputs"].update(SHORTENED.get(node["class_type"], {}))
-    outputs = server.run(prompt)
+    outputs = server.run(shortened(prompt))
     pictures = [png for output in outputs.values() if "images" in output for png in server.images(output)]
     assert pictures
     assert all(picture(png).std() > 5 for png in pictures)
