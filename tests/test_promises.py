@@ -105,9 +105,8 @@ FAULTS = {  # as they were found by attacks on an early version; each of these t
     "a bad file to --resume from ends in a traceback": {
         "training/test_loop.py": ["test_a_bad_file_to_resume_from_is_one_sentence"],
     },
-    "Python's own words leave a node: for a file, a label, a choice, a prefix, a full disk": {
+    "Python's own words leave a node: for a file, a label, a prefix, a full disk": {
         "hostile/test_hostile.py": ["test_each_file_is_refused_where_it_is_meant_to_do_harm"],
-        "nodes/test_choices.py": ["test_a_choice_that_is_none_of_the_list_is_refused_with_node_and_input"],
         "nodes/test_nodes.py": ["test_whatever_is_written_for_a_class_is_answered_in_one_line_that_fits_a_screen"],
         "nodes/test_saves.py": [
             "test_a_folder_that_cant_be_written_is_a_sentence",
