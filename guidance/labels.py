@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from .classifier_energy import NO_CLASS
 
+LONGEST_INDEX = 20  # digits
+
 
 def parse_labels(text: str, class_names: Sequence[str], batch: int) -> list[int]:
     """One class index for each image of the batch, NO_CLASS where the text is empty.
@@ -34,11 +36,12 @@ def _index(label: str, class_names: Sequence[str]) -> int:
     if label.lower() in lowered:
         return lowered.index(label.lower())
     if re.fullmatch(r"[+-]?\d+", label):
-        if not 0 <= int(label) < len(class_names):
+        index = int(label) if len(label) <= LONGEST_INDEX else -1
+        if not 0 <= index < len(class_names):
             raise ValueError(
                 f"class index {label} is out of range; {len(class_names)} classes run from 0 to {len(class_names) - 1}"
             )
-        return int(label)
+        return index
     near = difflib.get_close_matches(label.lower(), lowered, n=3, cutoff=0.5)
     names = [class_names[lowered.index(name)] for name in near] or list(class_names[:8])
     hint = "did you mean " if near else "known are, for instance, "

@@ -1,6 +1,7 @@
 """The dependency rule, read from the source: who may import whom."""
 
 import ast
+import re
 
 import pytest
 from conftest import ROOT
@@ -90,3 +91,9 @@ def test_no_file_is_longer_than_its_concept():
         for path in files(layer):
             limit = 600 if path.name == "network.py" else 400
             assert len(path.read_text("utf-8").splitlines()) <= limit, path
+
+
+def test_no_test_looks_at_the_clock_on_the_wall():
+    """A busy machine is no fault: what may take how long is counted in work, or in the processor's seconds."""
+    clock = re.compile(r"time\.(perf_counter|monotonic)")
+    assert [path.name for path in files("tests") if clock.search(path.read_text("utf-8"))] == []

@@ -154,6 +154,7 @@ def lies(home: str) -> dict[str, object]:
 FORMS = {
     "whole numbers": lambda key, value: value.to(torch.int8),
     "truth values": lambda key, value: value > 0,
+    "complex numbers": lambda key, value: value.to(torch.complex64),
     "bytes in one place": lambda key, value: (
         value.to(torch.uint8) if key.endswith(("out.2.weight", "c_proj.weight", "words.out.weight")) else value
     ),

@@ -108,6 +108,16 @@ def forked(work, *arguments):
     return process
 
 
+def sent(work, count=1):
+    """What a process of its own sends before it ends, so often."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = forked(work, sender)
+    sender.close()  # the other's end alone is open: where nothing comes, its end says so
+    found = [receiver.recv() for _ in range(count)]
+    process.join()
+    return found
+
+
 # --- what is in a file
 
 
@@ -190,25 +200,22 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file_whole_and_nothing_
 @pytest.mark.parametrize("limit", [0, 50, 1 << 16])
 def test_a_disk_that_takes_no_more_is_a_sentence_and_leaves_the_old_file_alone(tmp_path, limit):
     (tmp_path / "old").write_text("old")
-    receiver, sender = multiprocessing.Pipe(duplex=False)
 
-    def save():
+    def save(sender):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             saving.replace_file({"w": torch.ones(1 << 18)}, tmp_path / "old", {})
         except CheckpointError as error:
             sender.send(str(error))
 
-    forked(save).join()
-    assert receiver.recv() == "old can't be written: File too large"
+    assert sent(save) == ["old can't be written: File too large"]
     assert [path.name for path in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "old"
 
 
 def test_a_folder_that_may_not_be_written_is_a_sentence(tmp_path):
-    receiver, sender = multiprocessing.Pipe(duplex=False)
     place = Path(tempfile.gettempdir()) / f"guidance-{uuid4().hex}"  # tmp_path is the user's alone
 
-    def save():
+    def save(sender):
         if os.geteuid() == 0:
             os.setuid(65534)  # root may write everywhere
         place.mkdir()
@@ -222,5 +229,4 @@ def test_a_folder_that_may_not_be_written_is_a_sentence(tmp_path):
         finally:
             place.rmdir()
 
-    forked(save).join()
-    assert [receiver.recv() for _ in range(2)] == ["new can't be written: Permission denied"] * 2
+    assert sent(save, 2) == ["new can't be written: Permission denied"] * 2

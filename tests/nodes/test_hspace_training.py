@@ -196,6 +196,17 @@ def test_what_was_trained_is_saved_loaded_and_steers(train, model, execute, tmp_
     assert torch.equal(*results) and not torch.equal(results[0], sample(execute, model))
 
 
+@pytest.mark.parametrize("form", ["one direction", "delta block"])
+def test_training_uses_up_nobodys_random_numbers(train, monkeypatch, form):
+    """Those of a GPU are all seeded by one function of torch, which also a machine without one calls."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    train(form=form, rounds=1)
+    assert torch.equal(torch.get_rng_state(), before) and seeded == [3]
+
+
 def test_the_model_itself_is_not_changed_by_training_on_it(train, model, execute):
     from guided_sampling import sample
 

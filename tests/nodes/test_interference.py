@@ -20,6 +20,7 @@ LOADERS = {
     "Guidance_LoadClassifier": {"classifier_name": "scenes_classifier.safetensors"},
     "Guidance_LoadEncoder": {"encoder_name": "scenes_clip.safetensors"},
     "Guidance_LoadDiffusionAutoencoder": {"model_name": "scenes_diffae.safetensors"},
+    "Guidance_LoadMatcher": {"matcher_name": "scenes_matcher.safetensors"},
 }
 
 

@@ -249,6 +249,15 @@ def test_an_index_out_of_range_is_answered_with_the_range(sample):
     refused(lambda: sample(class_label="29"), "input 'class_label'", "29 classes run from 0 to 28")
 
 
+@pytest.mark.parametrize(
+    "label", ["n" * 500_000, "9" * 5000, "-" + "1" * 5000, "\x1b[2J\u202e", "²"], ids=lambda label: ascii(label[:8])
+)
+def test_whatever_is_written_for_a_class_is_answered_in_one_line_that_fits_a_screen(sample, label):
+    with pytest.raises(ValueError, match="input 'class_label': (there is no class|class index)") as error:
+        sample(class_label=label)
+    assert str(error.value).isprintable() and len(str(error.value)) <= 2000
+
+
 def test_a_wrong_number_of_labels_is_answered_with_the_batch(sample):
     refused(lambda: sample(3, class_label="0;1"), "input 'class_label'", "2 labels came for a batch of 3")
 

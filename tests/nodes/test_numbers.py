@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 
 import pytest
 
@@ -87,7 +88,10 @@ def test_a_typed_number_that_is_bad_is_refused_by_the_host_or_by_the_node(number
                 node.PREPARE_CLASS_CLONE(None).execute(**nested(name, value, chosen))
 
 
-@pytest.mark.parametrize("value", ["7", None, 10**5000, True, 2.5], ids=["text", "none", "huge", "bool", "fraction"])
+OTHERS = {"text": "7", "none": None, "huge": 10**5000, "bool": True, "fraction": 2.5, "wide": 1_000_000, "nothing": 0}
+
+
+@pytest.mark.parametrize("value", OTHERS.values(), ids=OTHERS)
 def test_a_linked_value_of_another_kind_or_size_is_refused(pack_nodes, value):
     node = pack_nodes["Guidance_EmptyPixelLatent"]
     with pytest.raises(ValueError, match=r"input 'width': .*8 (to|from)|from 8 to 4096"):
@@ -117,6 +121,17 @@ def test_a_window_that_ends_before_it_starts_is_refused_before_anything_runs(pac
         assert "not within 0 and 1" in node.validate_inputs(start_percent=float("nan"), end_percent=0.2)
         assert node.validate_inputs(start_percent=0.2, end_percent=0.2) is True
         assert node.validate_inputs(end_percent=0.0) is True  # the start comes from another node
+
+
+def test_a_linked_window_that_ends_before_it_starts_is_refused_with_node_and_inputs(pack_nodes):
+    for node_id in windows(pack_nodes):
+        node = pack_nodes[node_id]
+        schema = node.GET_SCHEMA()
+        given = {entry.id: getattr(entry, "default", None) for entry in schema.inputs}
+        with pytest.raises(ValueError) as caught:
+            node.PREPARE_CLASS_CLONE(None).execute(**{**given, "start_percent": 0.8, "end_percent": 0.2})
+        said = rf"{schema.display_name} \({node_id}\), input '[a-z_, ]*start_percent[a-z_, ]*': the window ends"
+        assert re.match(said, str(caught.value)), caught.value
 
 
 def test_the_host_refuses_a_typed_window_that_ends_before_it_starts(pack_nodes):

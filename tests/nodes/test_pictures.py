@@ -68,3 +68,13 @@ def test_more_titles_than_batches_are_refused(execute):
     images = {"image0": torch.zeros(4, 32, 32, 3)}
     with pytest.raises(ValueError, match=r"titles.*these are 2 for 1"):
         execute("Guidance_ContactSheet", images=images, columns=2, scale=1, titles="a\nb")
+
+
+def test_of_a_caption_of_a_million_letters_only_what_can_be_seen_is_drawn(execute, monkeypatch):
+    from PIL import ImageDraw
+
+    drawn = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **_: drawn.append(len(text)))
+    images = {"image0": torch.zeros(2, 32, 32, 3)}
+    execute("Guidance_ContactSheet", images=images, columns=2, scale=1, labels="l" * 1_000_000)
+    assert len(drawn) == 2 and max(drawn) <= 32  # a letter is no narrower than a pixel
