@@ -4,6 +4,8 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,7 @@ def found(request, tmp_path_factory):
     flags = (*device_flags(), "--input-directory", str(host_folder() / "input"))
     with running(host_folder(), flags=(*flags, "--front-end-root", root) if root else flags) as host:
         command = ["node", str(Path(__file__).with_name("drive.mjs")), host.url, str(folder / "plan.json"), str(folder)]
-        subprocess.run(command, timeout=1800, check=True)
+        subprocess.run(command, timeout=3600, check=True)
     return json.loads((folder / "found.json").read_text("utf-8"))
 
 
@@ -89,8 +91,9 @@ def test_every_template_opens_without_a_missing_node_at_a_size_that_can_be_read(
     assert {name: seen["zoom"] for name, seen in found["templates"].items() if seen["zoom"] < 0.6} == {}
 
 
-def test_no_title_is_cut(found):
-    assert {name: seen["cut"] for name, seen in found["templates"].items() if seen["cut"]} == {}
+def test_no_title_is_cut_and_no_node_is_too_low_for_its_widgets(found):
+    for fault in ("cut", "squeezed"):
+        assert {name: seen[fault] for name, seen in found["templates"].items() if seen[fault]} == {}
 
 
 def test_eight_templates_run_from_the_page(found):
@@ -100,12 +103,36 @@ def test_eight_templates_run_from_the_page(found):
 
 
 def test_the_page_queues_what_the_api_form_says(found):
+    """What the form leaves to defaults, the page fills in."""
     api = json.loads((ROOT / "workflows" / "api" / "classifier_guidance.json").read_text("utf-8"))
-    wanted = {key: {"class_type": node["class_type"], "inputs": dict(node["inputs"])} for key, node in api.items()}
-    for node in wanted.values():
-        if "steps" in node["inputs"]:
-            node["inputs"]["steps"] = 4
-    assert found["queued"][NAMES["classifier_guidance"]]["prompt"] == wanted
+    queued = found["queued"][NAMES["classifier_guidance"]]["prompt"]
+    assert {key: node["class_type"] for key, node in queued.items()} == {
+        key: node["class_type"] for key, node in api.items()
+    }
+    for key, node in api.items():
+        wanted = node["inputs"] | ({"steps": 4} if "steps" in node["inputs"] else {})
+        assert {name: queued[key]["inputs"].get(name) for name in wanted} == wanted
+
+
+def wiring(prompt):
+    """Every node as its kind and, by input, all that leads to it; ids of nodes within subgraphs are the page's own."""
+
+    @cache
+    def described(key):
+        links = {name: value for name, value in prompt[key]["inputs"].items() if isinstance(value, list)}
+        return prompt[key]["class_type"], tuple(
+            (name, described(source), slot) for name, (source, slot) in sorted(links.items())
+        )
+
+    return Counter(map(described, prompt))
+
+
+def test_every_template_is_wired_in_the_page_as_in_its_api_form(found):
+    lost = []
+    for name, title in NAMES.items():
+        api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+        lost += [title] if wiring(found["templates"][title]["prompt"]) != wiring(api) else []
+    assert lost == []
 
 
 def test_a_blueprint_can_be_placed_and_queued(found):

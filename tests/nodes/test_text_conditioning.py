@@ -151,7 +151,7 @@ def test_nodes_refuse_what_they_can_see(execute, text, models):
         execute("Guidance_TextConditioning", model=models["scenes_unet"][0], text="a")
     with pytest.raises(ValueError, match=r"Inpaint Conditioning .*'mask': it is black everywhere"):
         inpaint(execute, text, mask=torch.zeros(1, SIDE, SIDE))
-    with pytest.raises(ValueError, match=r"'mask': 2 masks came for 1 pictures"):
+    with pytest.raises(ValueError, match=r"2 masks came for 1 pictures.*'mask'"):
         inpaint(execute, text, mask=torch.ones(2, SIDE, SIDE))
     with pytest.raises(ValueError, match="reads no texts that way"):
         drawn(models["scenes_unet"][0], text("a"), side=32)
