@@ -1,4 +1,4 @@
-"""What nodes say: an error is the answer first, then input and node; what a user should know though it worked is seen."""
+"""What nodes say: the answer first, then input and node; what a user should know though it worked is seen."""
 
 from __future__ import annotations
 

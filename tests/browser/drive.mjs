@@ -7,7 +7,7 @@ import { openFrontend } from "../../workflows/frontend.mjs";
 const [url, plan, folder] = process.argv.slice(2);
 const { pack, templates, first, queued, blueprint, node, languages } = JSON.parse(fs.readFileSync(plan));
 const { browser, page } = await openFrontend(url);
-const PATIENT = { timeout: 300_000 }; // a machine may be busy
+const PATIENT = { timeout: 1_200_000 }; // a shared machine may be ten times as slow as one of its own
 const found = { problems: [], templates: {}, queued: {}, help: {} };
 page.on("console", (message) => message.type() === "error" && found.problems.push(message.text()));
 page.on("pageerror", (error) => found.problems.push(String(error)));
@@ -59,16 +59,17 @@ async function opened(name, modern = false) {
   const workflow = JSON.parse(await (await fetch(`${url}/api/workflow_templates/${pack}/${encodeURIComponent(name)}.json`)).text());
   await page.evaluate(([workflow, name]) => app.loadGraphData(workflow, true, true, name, { openSource: "template" }), [workflow, name]);
   await page.waitForTimeout(1200);
-  await shoot(`template_${name}`);
+  await shoot(`template_${name}${modern ? "_nodes2" : ""}`);
   const prompt = await queueable();
   const seen = await page.evaluate((modern) => {
     const graphs = [app.rootGraph ?? app.graph, ...(app.rootGraph ?? app.graph).subgraphs.values()];
     const types = graphs.flatMap((graph) => graph._nodes.map((node) => node.type));
+    const bare = app.graph._nodes.filter((node) => !node.imgs); // a picture takes the room that there is
     const titles = [...document.querySelectorAll('[data-testid="node-title"]')];
     return {
       missing: types.filter((type) => !LiteGraph.registered_node_types[type]),
       zoom: app.canvas.ds.scale,
-      squeezed: modern ? [] : app.graph._nodes.filter((node) => node.size[1] + 1 < node.computeSize()[1]).map((node) => node.title),
+      squeezed: modern ? [] : bare.filter((node) => node.size[1] + 1 < node.computeSize()[1]).map((node) => node.title),
       cut: titles.filter((title) => title.scrollWidth > title.clientWidth).map((title) => title.textContent),
     };
   }, modern);
