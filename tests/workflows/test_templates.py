@@ -146,3 +146,39 @@ def test_no_link_of_the_api_form_is_lost_in_the_template(path):
     ]
     shown = links(template(path))
     assert [link for link in set(wanted) if shown.count(link) < wanted.count(link)] == []
+
+
+def leads_to(part, name, subgraphs):
+    """The node and its widget behind what a subgraph shows under a name."""
+    (entry,) = [entry for entry in part["inputs"] if entry["name"] == name]
+    (link,) = [link for link in part["links"] if link["id"] == entry["linkIds"][0]]
+    (node,) = [node for node in part["nodes"] if node["id"] == link["target_id"]]
+    widget = node["inputs"][link["target_slot"]]["widget"]["name"]
+    inner = subgraphs.get(node["type"])
+    return leads_to(inner, widget, subgraphs) if inner else (str(node["id"]), widget)
+
+
+def shown_outside(graph):
+    """(node, widget) with the value that its subgraph shows: the editor queues that one, whatever the node holds."""
+    subgraphs = {part["id"]: part for part in graph.get("definitions", {}).get("subgraphs", [])}
+    for node in (node for part in (graph, *subgraphs.values()) for node in part["nodes"] if node["type"] in subgraphs):
+        names = [slot["name"] for slot in node["inputs"] if slot.get("widget")]
+        for name, value in zip(names, node.get("widgets_values") or [], strict=True):
+            yield leads_to(subgraphs[node["type"]], name, subgraphs), value
+
+
+BLUEPRINTS = sorted((FOLDER / "blueprints").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [*API, *BLUEPRINTS], ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_what_a_subgraph_shows_outside_is_what_the_api_form_says(path):
+    """Where the form says nothing, the default stands."""
+    api = json.loads(path.read_text("utf-8"))
+    if path in BLUEPRINTS:
+        (title,) = {node["_meta"]["inside"] for node in api.values() if "inside" in node["_meta"]}
+        graph = json.loads((ROOT / "subgraphs" / f"{title}.json").read_text("utf-8"))
+    else:
+        graph = template(path)
+    shown = list(shown_outside(graph))
+    assert [(key, name, value) for (key, name), value in shown if api[key]["inputs"].get(name, value) != value] == []
+    assert shown or path in API
