@@ -78,8 +78,14 @@ export async function noted(widths) {
   const notes = [];
   for (const width of widths) {
     note.setSize([width, 100]);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    notes.push({ width, height: document.querySelector(`[data-node-id="${note.id}"]`).offsetHeight });
+    const element = document.querySelector(`[data-node-id="${note.id}"]`);
+    let [before, height] = [-1, 0];
+    while (height !== before) {
+      before = height; // a busy machine draws late
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 200)));
+      height = element.offsetHeight;
+    }
+    notes.push({ width, height });
   }
   return notes;
 }
