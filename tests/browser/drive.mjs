@@ -49,7 +49,7 @@ async function outcomeOf(queue) {
   for (let end = Date.now() + PATIENT.timeout; Date.now() < end; await page.waitForTimeout(500)) {
     const { status } = (await (await fetch(`${url}/history/${id}`)).json())[id] ?? {};
     if (status?.status_str === "success") return "success";
-    if (status?.status_str === "error") return JSON.stringify(status.messages.at(-1));
+    if (status?.status_str === "error") return status.messages.at(-1)[1].exception_message ?? "interrupted";
   }
   return `not done after ${PATIENT.timeout / 1000} s`;
 }
@@ -128,6 +128,7 @@ async function placed({ name, workflow }) {
 async function helped(language) {
   await set("Comfy.Locale", language);
   await page.waitForTimeout(1000);
+  await opened(first); // what was selected is forgotten while the words change
   const title = await page.evaluate((type) => {
     const { pos } = app.graph._nodes.find((node) => node.type === type);
     const [x, y] = app.canvas.convertOffsetToCanvas([pos[0] + 60, pos[1] - LiteGraph.NODE_TITLE_HEIGHT / 2]);
@@ -157,7 +158,6 @@ try {
     found.queued[name] = await ran();
   }
   found.blueprint = await placed(blueprint);
-  await opened(first);
   for (const language of languages) found.help[language] = await helped(language);
 } catch (error) {
   await shoot("failed");
