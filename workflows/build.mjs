@@ -8,7 +8,7 @@ import path from "node:path";
 import { openFrontend } from "./frontend.mjs";
 import { layout } from "./layout.mjs";
 import { asked, folded, noted, opened, put } from "./page.mjs";
-import { agreed } from "./promoted.mjs";
+import { mended } from "./mended.mjs";
 
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
@@ -46,7 +46,7 @@ for (const name of names) {
     process.exitCode = 1;
     continue;
   }
-  const workflow = agreed(await page.evaluate(put, block));
+  const workflow = mended(await page.evaluate(put, block));
   fs.writeFileSync(path.join(folder, "..", "example_workflows", `${title}.json`), JSON.stringify(workflow, null, 1) + "\n");
   console.log(`${title}: ${Math.round(block.width)} x ${Math.round(block.height)}`);
 }

@@ -182,3 +182,19 @@ def test_what_a_subgraph_shows_outside_is_what_the_api_form_says(path):
     shown = list(shown_outside(graph))
     assert [(key, name, value) for (key, name), value in shown if api[key]["inputs"].get(name, value) != value] == []
     assert shown or path in API
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*TEMPLATES.glob("*.json"), *(ROOT / "subgraphs").glob("*.json")]), ids=lambda p: p.stem
+)
+def test_every_link_knows_the_place_of_its_input(path):
+    """Frontends differ in whom they believe, the link or the input."""
+    graph = json.loads(path.read_text("utf-8"))
+    places = [(link[0], link[3], link[4]) for link in graph["links"]]
+    parts = [(graph, places)]
+    for part in graph.get("definitions", {}).get("subgraphs", []):
+        parts.append((part, [(link["id"], link["target_id"], link["target_slot"]) for link in part["links"]]))
+    for part, places in parts:
+        inputs = {node["id"]: node.get("inputs", []) for node in part["nodes"]}
+        lost = [key for key, node, slot in places if node in inputs and inputs[node][slot]["link"] != key]
+        assert lost == [], part.get("name")
