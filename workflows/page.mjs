@@ -12,6 +12,7 @@ export async function opened({ api, note, name }) {
   }
   const text = LiteGraph.createNode("MarkdownNote");
   text.title = "About this workflow";
+  Object.assign(text, LGraphCanvas.node_colors.blue); // on a note's brown the new renderer's grey can't be read
   app.graph.add(text);
   text.widgets[0].value = note;
 }

@@ -12,6 +12,7 @@ NAMES = json.loads((FOLDER / "browser" / "names.json").read_text("utf-8"))
 TITLE_BAR, PADDING = 30, 10  # of a node; around what the frontend fits
 SCREEN, MARGIN = (1600, 960), 0.75  # a window of 1600 x 1000 without its tabs; how much of it the frontend fills
 BLOCK = (1800, 1000)
+GREY = "#a0a0a0"  # of notes in frontend 1.58
 GROUPS = ["1 load", "2 guide", "3 sample", "4 look"]
 
 
@@ -99,6 +100,21 @@ def test_a_note_says_how_long_it_takes_in_two_languages_without_code_that_the_ne
     text = note["widgets_values"][0]
     assert text == path.with_suffix(".md").read_text("utf-8")
     assert "`" not in text and "**Time** " in text and "**中文** " in text
+
+
+def luminance(colour):
+    """Relative luminance of #rgb or #rrggbb, WCAG 2.1."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@every_template
+def test_a_note_can_be_read_in_the_grey_of_the_new_renderer(path):
+    """Contrast of WCAG 2.1, level AA."""
+    (note,) = [node for node in template(path)["nodes"] if node["type"] == "MarkdownNote"]
+    assert (luminance(GREY) + 0.05) / (luminance(note["bgcolor"]) + 0.05) >= 4.5
 
 
 @every_template
