@@ -15,8 +15,8 @@ from ..guidance.sampling import sample_ddim
 from ..guidance.weight import Weight
 from ..models.registry import HSPACE
 from . import sockets
-from .host.errors import GuidanceNode, about
-from .host.files import choices, load_edits, locate, save_edit, usable
+from .host.errors import GuidanceNode, about, refusal
+from .host.files import check_prefix, choices, load_edits, locate, save_edit, usable
 from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
 from .host.hspace.run import applied
 from .host.model import progress_function
@@ -93,6 +93,10 @@ class SaveHSpaceDirection(GuidanceNode):
             outputs=[],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return refusal(check_prefix, "directions", filename_prefix)
 
     @classmethod
     def run(cls, hspace: list[Edit], filename_prefix: str) -> io.NodeOutput:

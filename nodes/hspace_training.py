@@ -77,6 +77,7 @@ class TrainHSpaceDirection(GuidanceNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
+                    advanced=True,
                     tooltip="How hard the texts pull (the paper's lambda_CLIP).",
                 ),
                 io.Float.Input(
@@ -85,6 +86,7 @@ class TrainHSpaceDirection(GuidanceNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
+                    advanced=True,
                     tooltip="How much the rest of the picture is kept as it is (lambda_recon).",
                 ),
                 io.Combo.Input(

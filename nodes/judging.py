@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guidance.clip_scores import best, class_weights, cosines, filled, probabilities
 from . import sockets
-from .host.errors import GuidanceNode, about
+from .host.errors import GuidanceNode, about, refusal
 from .host.guides.encoder import Encoder
 from .host.judging.embed import embedded_images, embedded_texts
 from .judging_pictures import bars, table
@@ -94,6 +94,10 @@ class CLIPScore(GuidanceNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        return refusal(lines, text, "text")
+
+    @classmethod
     def run(cls, encoder: Encoder, images: Tensor, text: str, logit_scale: float = 0.0) -> io.NodeOutput:
         texts, scale = lines(text, "text"), scale_of(encoder, logit_scale)
         read = embedded_texts(encoder, texts, lambda text: "text")
@@ -143,6 +147,10 @@ class ZeroShotClassify(GuidanceNode):
                 io.Image.Output(display_name="bars", tooltip="The same as a picture: bars of the best labels."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, labels: str | None = None) -> bool | str:
+        return refusal(lines, labels, "labels")
 
     @classmethod
     def run(

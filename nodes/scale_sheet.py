@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from .host.errors import GuidanceNode, about
+from .host.errors import GuidanceNode, about, refusal
 from .pictures import check_sizes, contact_sheet
 
 CATEGORY = "guidance/sampling"
@@ -41,6 +41,10 @@ class ScaleValues(GuidanceNode):
                 io.Int.Output(display_name="seed", is_output_list=True, tooltip="Into the sampler's seed."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, values: str | None = None) -> bool | str:
+        return refusal(numbers_of, values)
 
     @classmethod
     def run(cls, values: str, seed: int, seeds: int) -> io.NodeOutput:

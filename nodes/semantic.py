@@ -13,8 +13,8 @@ from ..guidance.directions import FITS
 from ..guidance.latents import lerp, slerp
 from ..guidance.views import centred
 from . import sockets
-from .host.errors import GuidanceNode, about
-from .host.files import save_direction
+from .host.errors import GuidanceNode, about, refusal
+from .host.files import check_prefix, save_direction
 from .host.inversion import FixedNoise, SharedNoise, stochastic_encode, stochastic_sigmas
 from .host.pictures import empty_pixels, to_pixels
 from .host.semantic.codec import Codec
@@ -340,6 +340,10 @@ class SaveSemanticDirection(GuidanceNode):
             outputs=[],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return refusal(check_prefix, "directions", filename_prefix)
 
     @classmethod
     def run(cls, direction: Direction, filename_prefix: str) -> io.NodeOutput:

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guidance.weight import Weight
-from .host.errors import GuidanceNode
+from .host.errors import GuidanceNode, refusal
 from .host.pixel_model import AUTO, PRECISIONS
 
 
@@ -34,11 +34,8 @@ class WindowNode(GuidanceNode):
     @classmethod
     def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
         """None: it comes from another node."""
-        try:
-            Weight(1.0, 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent)
-        except ValueError as error:
-            return str(error)
-        return True
+        start, end = 0.0 if start_percent is None else start_percent, 1.0 if end_percent is None else end_percent
+        return refusal(Weight, 1.0, start, end)
 
 
 def weight_input(default: float, limit: float, tooltip: str, name: str = "strength") -> Any:

@@ -6,6 +6,7 @@ import path from "node:path";
 
 import { openFrontend } from "./frontend.mjs";
 import { alone, folded, opened } from "./page.mjs";
+import { mended } from "./mended.mjs";
 
 const folder = path.join(import.meta.dirname, "blueprints");
 const { browser, page } = await openFrontend(process.argv[2]);
@@ -16,7 +17,7 @@ for (const file of fs.readdirSync(folder).filter((file) => file.endsWith(".json"
   await page.evaluate(opened, { api, note: about, name });
   await page.evaluate(folded, api);
   const { title, workflow } = await page.evaluate(alone, { api, about });
-  fs.writeFileSync(path.join(folder, "..", "..", "subgraphs", `${title}.json`), JSON.stringify(workflow, null, 1) + "\n");
+  fs.writeFileSync(path.join(folder, "..", "..", "subgraphs", `${title}.json`), JSON.stringify(mended(workflow), null, 1) + "\n");
   console.log(title);
 }
 await browser.close();

@@ -8,6 +8,7 @@ import path from "node:path";
 import { openFrontend } from "./frontend.mjs";
 import { layout } from "./layout.mjs";
 import { asked, folded, noted, opened, put } from "./page.mjs";
+import { mended } from "./mended.mjs";
 
 const folder = import.meta.dirname;
 const [url, ...names] = process.argv.slice(2);
@@ -45,7 +46,7 @@ for (const name of names) {
     process.exitCode = 1;
     continue;
   }
-  const workflow = await page.evaluate(put, block);
+  const workflow = mended(await page.evaluate(put, block));
   fs.writeFileSync(path.join(folder, "..", "example_workflows", `${title}.json`), JSON.stringify(workflow, null, 1) + "\n");
   console.log(`${title}: ${Math.round(block.width)} x ${Math.round(block.height)}`);
 }
@@ -53,13 +54,23 @@ await browser.close();
 
 /** Boxes as large as they are in the larger of both renderers, and the note. */
 async function measured() {
-  await page.waitForTimeout(700);
-  const dom = await page.evaluate(asked);
+  const dom = await settled();
   const notes = await page.evaluate(noted, NOTE_WIDTHS);
   await modern(false);
-  const canvas = await page.evaluate(asked);
+  const canvas = await settled();
   const larger = (a, b) => ({ ...a, width: Math.max(a.width, b.width), height: Math.max(a.height, b.height) });
   return { boxes: canvas.map((box, index) => larger(box, dom[index])), notes };
+}
+
+/** What every node asks for, once it asks for the same twice: a busy machine draws late. */
+async function settled() {
+  let [before, boxes] = [null, null];
+  do {
+    before = boxes;
+    await page.waitForTimeout(700);
+    boxes = await page.evaluate(asked);
+  } while (JSON.stringify(boxes) !== JSON.stringify(before));
+  return boxes;
 }
 
 async function modern(on) {

@@ -12,6 +12,7 @@ export async function opened({ api, note, name }) {
   }
   const text = LiteGraph.createNode("MarkdownNote");
   text.title = "About this workflow";
+  Object.assign(text, LGraphCanvas.node_colors.blue); // on a note's brown the new renderer's grey can't be read
   app.graph.add(text);
   text.widgets[0].value = note;
 }
@@ -78,8 +79,14 @@ export async function noted(widths) {
   const notes = [];
   for (const width of widths) {
     note.setSize([width, 100]);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    notes.push({ width, height: document.querySelector(`[data-node-id="${note.id}"]`).offsetHeight });
+    const element = document.querySelector(`[data-node-id="${note.id}"]`);
+    let [before, height] = [-1, 0];
+    while (height !== before) {
+      before = height; // a busy machine draws late
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 200)));
+      height = element.offsetHeight;
+    }
+    notes.push({ width, height });
   }
   return notes;
 }

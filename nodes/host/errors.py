@@ -1,9 +1,9 @@
-"""What nodes say: every error names its node and input, and what a user should know though it worked is seen."""
+"""What nodes say: the answer first, then input and node; what a user should know though it worked is seen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
@@ -17,29 +17,52 @@ FILE = "_name"  # how inputs end that choose a file: files come and go, and who 
 
 
 class InputError(ValueError):
-    """A problem with one named input."""
+    """A problem with one named input: the answer, then where."""
+
+    def __init__(self, answer: str, name: str):
+        super().__init__(f"{answer} (input '{name}')")
+        self.answer, self.name = answer, name
+
+    def of(self, node: str) -> str:
+        return f"{self.answer} (input '{self.name}' of {node})"
 
 
 @contextmanager
 def about(name: str) -> Iterator[None]:
-    """Puts an input's name before any ValueError raised inside."""
+    """Puts an input's name after any ValueError raised inside."""
     try:
         yield
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"input '{name}': {error}") from error
+        raise InputError(str(error), name) from error
 
 
 @contextmanager
 def during(what: str) -> Iterator[None]:
-    """Puts what is being done before any exception's message; its kind stays, by which the host frees memory."""
+    """Puts what is being done after any exception's message; its kind stays, by which the host frees memory."""
     try:
         yield
     except Exception as error:
         if error.args and isinstance(error.args[0], str):
-            error.args = (f"{what}: {error.args[0]}", *error.args[1:])
+            error.args = (f"{error.args[0]} ({what})", *error.args[1:])
         raise
+
+
+def refusal(check: Callable[..., Any], *values: Any) -> bool | str:
+    """For a node's `validate_inputs`: True, or what `check` says of what was typed, before anything runs.
+
+    A value of None comes from another node and isn't known yet.
+    """
+    if None in values:
+        return True
+    try:
+        check(*values)
+    except InputError as error:
+        return error.answer
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def check_values(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "") -> None:
@@ -104,7 +127,9 @@ class GuidanceNode(io.ComfyNode):
             check_values(schema.inputs, inputs)
             return cls.run(**inputs)
         except ValueError as error:
-            raise ValueError(plain(f"{schema.display_name} ({schema.node_id}), {error}")) from error
+            node = schema.display_name
+            said = error.of(node) if isinstance(error, InputError) else f"{error} ({node})"
+            raise ValueError(plain(said)) from error
 
 
 def noticed(text: str) -> Any:

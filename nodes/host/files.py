@@ -146,11 +146,7 @@ def save(kind: str, prefix: str, tensors: Mapping[str, Tensor], record: dict[str
     Raises ValueError for names that lead out of the folder or can't be those of a file.
     """
     root = folder_paths.get_folder_paths(f"guidance_{kind}")[0]
-    if not prefix.isprintable() or "\\" in prefix or any(map(_is_no_name, prefix.split("/"))):
-        raise ValueError(
-            f"{prefix!r} can't be a file's name; choose one of letters, digits and - _ . without \\, and with / behind "
-            f"folders within guidance_{kind}"
-        )
+    check_prefix(kind, prefix)
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
@@ -161,6 +157,15 @@ def save(kind: str, prefix: str, tensors: Mapping[str, Tensor], record: dict[str
     paths = (Path(folder) / f"{name}_{number:05}_.safetensors" for number in count(counter))
     whole = {key: value.float() for key, value in tensors.items()}
     return str(Path(subfolder) / new_file(whole, paths, record).name)
+
+
+def check_prefix(kind: str, prefix: str) -> None:
+    """Raises ValueError for what can't be a file's name."""
+    if not prefix.isprintable() or "\\" in prefix or any(map(_is_no_name, prefix.split("/"))):
+        raise ValueError(
+            f"{prefix!r} can't be a file's name; choose one of letters, digits and - _ . without \\, and with / behind "
+            f"folders within guidance_{kind}"
+        )
 
 
 def _is_no_name(part: str) -> bool:

@@ -7,6 +7,7 @@ import { openFrontend } from "../../workflows/frontend.mjs";
 const [url, plan, folder] = process.argv.slice(2);
 const { pack, templates, first, queued, blueprint, node, languages } = JSON.parse(fs.readFileSync(plan));
 const { browser, page } = await openFrontend(url);
+const PATIENT = { timeout: 1_200_000 }; // a shared machine may be ten times as slow as one of its own
 const found = { problems: [], templates: {}, queued: {}, help: {} };
 page.on("console", (message) => message.type() === "error" && found.problems.push(message.text()));
 page.on("pageerror", (error) => found.problems.push(String(error)));
@@ -32,40 +33,53 @@ async function started() {
   await page.waitForFunction(() => app.graph._nodes.some((node) => node.type.startsWith("Guidance_")), null, { timeout: 30_000 });
   await page.waitForTimeout(1500);
   await shoot("first_sight");
-  const done = ended();
-  await page.locator('[data-testid="queue-button"]').first().click();
-  const outcome = await done;
+  const outcome = await outcomeOf(() => page.locator('[data-testid="queue-button"]').first().click());
   await page.waitForTimeout(2500);
   await shoot("first_result");
   return { outcome, shown: await page.evaluate(() => app.graph._nodes.filter((node) => node.imgs?.length).map((node) => node.type)) };
 }
 
-function ended() {
-  return page.evaluate(
-    () =>
-      new Promise((resolve) => {
-        app.api.addEventListener("execution_success", () => resolve("success"), { once: true });
-        app.api.addEventListener("execution_error", (event) => resolve(event.detail.exception_message), { once: true });
-      }),
-  );
+/** What becomes of the prompt that an act queues, and of no other. */
+async function outcomeOf(queue) {
+  const answered = page.waitForResponse((one) => one.url().endsWith("/prompt") && one.request().method() === "POST", PATIENT);
+  await queue();
+  const answer = await answered;
+  if (!answer.ok()) return `refused: ${await answer.text()}`;
+  const { prompt_id: id } = await answer.json();
+  for (let end = Date.now() + PATIENT.timeout; Date.now() < end; await page.waitForTimeout(500)) {
+    const { status } = (await (await fetch(`${url}/history/${id}`)).json())[id] ?? {};
+    if (status?.status_str === "success") return "success";
+    if (status?.status_str === "error") return status.messages.at(-1)[1].exception_message ?? "interrupted";
+  }
+  return `not done after ${PATIENT.timeout / 1000} s`;
 }
 
-/** Opens a template as the template browser does; what is missing, how large it is shown, which titles are cut. */
-async function opened(name) {
+/** Opens a template as the template browser does; what is missing or cut, how large it is shown, what would be queued. */
+async function opened(name, modern = false) {
   const workflow = JSON.parse(await (await fetch(`${url}/api/workflow_templates/${pack}/${encodeURIComponent(name)}.json`)).text());
   await page.evaluate(([workflow, name]) => app.loadGraphData(workflow, true, true, name, { openSource: "template" }), [workflow, name]);
   await page.waitForTimeout(1200);
-  await shoot(`template_${name}`);
-  return page.evaluate(() => {
+  await shoot(`template_${name}${modern ? "_nodes2" : ""}`);
+  const prompt = await queueable();
+  const seen = await page.evaluate((modern) => {
     const graphs = [app.rootGraph ?? app.graph, ...(app.rootGraph ?? app.graph).subgraphs.values()];
     const types = graphs.flatMap((graph) => graph._nodes.map((node) => node.type));
+    const bare = app.graph._nodes.filter((node) => !node.imgs); // a picture takes the room that there is
     const titles = [...document.querySelectorAll('[data-testid="node-title"]')];
     return {
       missing: types.filter((type) => !LiteGraph.registered_node_types[type]),
       zoom: app.canvas.ds.scale,
+      squeezed: modern ? [] : bare.filter((node) => node.size[1] + 1 < node.computeSize()[1]).map((node) => node.title),
       cut: titles.filter((title) => title.scrollWidth > title.clientWidth).map((title) => title.textContent),
     };
-  });
+  }, modern);
+  return { ...seen, prompt };
+}
+
+/** What would be queued of what is open. */
+async function queueable() {
+  const { output } = await page.evaluate(() => app.graphToPrompt());
+  return Object.fromEntries(Object.entries(output).map(([id, { class_type, inputs }]) => [id, { class_type, inputs }]));
 }
 
 /** Runs what is open, cut short to a few steps; with its prompt. */
@@ -76,12 +90,8 @@ async function ran() {
       for (const node of graph._nodes)
         for (const widget of node.widgets ?? []) if (widget.name === "steps") widget.value = Math.min(widget.value, 4);
   });
-  const { output } = await page.evaluate(() => app.graphToPrompt());
-  const prompt = Object.fromEntries(Object.entries(output).map(([id, { class_type, inputs }]) => [id, { class_type, inputs }]));
-  const done = ended();
-  const answer = page.waitForResponse((one) => one.url().endsWith("/prompt") && one.request().method() === "POST");
-  await page.evaluate(() => app.queuePrompt(0, 1));
-  return { outcome: (await answer).ok() ? await done : "refused", prompt };
+  const prompt = await queueable();
+  return { outcome: await outcomeOf(() => page.evaluate(() => app.queuePrompt(0, 1))), prompt };
 }
 
 /** A blueprint out of the node library onto the canvas, in the place of the nodes that it is made of. */
@@ -118,18 +128,19 @@ async function placed({ name, workflow }) {
 async function helped(language) {
   await set("Comfy.Locale", language);
   await page.waitForTimeout(1000);
-  await page.evaluate((type) => {
-    const wanted = app.graph._nodes.find((node) => node.type === type);
-    app.canvas.deselectAll();
-    app.canvas.select(wanted);
+  await opened(first); // what was selected is forgotten while the words change
+  const title = await page.evaluate((type) => {
+    const { pos } = app.graph._nodes.find((node) => node.type === type);
+    const [x, y] = app.canvas.convertOffsetToCanvas([pos[0] + 60, pos[1] - LiteGraph.NODE_TITLE_HEIGHT / 2]);
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    return [left + x, top + y];
   }, node);
+  await page.mouse.click(...title); // the toolbox follows clicks, not what is selected by code
   await page.locator('[data-testid="info-button"]').first().click();
   await page.locator(".node-help-content").first().waitFor();
   await page.waitForTimeout(2000);
   await shoot(`help_${language}`);
-  const text = await page.locator(".node-help-content").first().innerText();
-  await page.keyboard.press("Escape");
-  return text;
+  return page.locator(".node-help-content").first().innerText();
 }
 
 try {
@@ -138,7 +149,7 @@ try {
   for (const modern of [false, true]) {
     await set("Comfy.VueNodes.Enabled", modern);
     for (const name of modern ? templates.filter((_, place) => place % 4 === 0) : templates) {
-      found.templates[`${name}${modern ? ", Nodes 2.0" : ""}`] = await opened(name);
+      found.templates[`${name}${modern ? ", Nodes 2.0" : ""}`] = await opened(name, modern);
     }
   }
   await set("Comfy.VueNodes.Enabled", false);
@@ -147,7 +158,6 @@ try {
     found.queued[name] = await ran();
   }
   found.blueprint = await placed(blueprint);
-  await opened(first);
   for (const language of languages) found.help[language] = await helped(language);
 } catch (error) {
   await shoot("failed");

@@ -48,8 +48,9 @@ class Outcome:
         return found
 
     def _clear(self) -> bool:
-        start = {CONVERT: "convert: ", RESUME: "--resume: "}.get(self.reader, "Load ")
-        where = self.reader not in LOADERS or f"input '{NAMES.get(self.reader, 'direction')}_name': " in self.said
+        start = {CONVERT: "convert: ", RESUME: "--resume: "}.get(self.reader, "")
+        named = f" (input '{NAMES.get(self.reader, 'direction')}_name' of Load "
+        where = self.reader not in LOADERS or named in self.said
         line = self.said.isprintable() and len(self.said) <= 2000
         return (
             self.said.startswith(start) and where and line and "hostile" in self.said and not PYTHON.search(self.said)

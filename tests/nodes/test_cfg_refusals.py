@@ -1,5 +1,7 @@
 """What CFG Condition, CFG Combiner and CFG Patch refuse, in words."""
 
+import re
+
 import pytest
 import torch
 from cfg_sampling import class_models, combiner, condition, guided, ksampler, patch
@@ -13,11 +15,11 @@ def models(pack_nodes):
 
 
 REFUSALS = {
-    "nan": ({"guidance_scale": float("nan")}, "'guidance_scale': -100.0 to 100.0 are possible, and nan came"),
+    "nan": ({"guidance_scale": float("nan")}, "-100.0 to 100.0 are possible, and nan came.*'guidance_scale'"),
     "reversed": ({"start_percent": 0.8, "end_percent": 0.2}, "ends.*before it starts"),
     "curve": ({"curve": "power of love"}, "curve.*power of love"),
-    "parent": ({"reference": "parent"}, "'parent'.*none is wired"),
-    "model": ({"reference": "model"}, "'model'.*none is wired"),
+    "parent": ({"reference": "parent"}, "none is wired.*'parent'"),
+    "model": ({"reference": "model"}, "none is wired.*'model'"),
 }
 
 
@@ -26,12 +28,12 @@ def test_a_condition_that_makes_no_sense_is_refused_in_one_sentence(execute, con
     changed, message = REFUSALS[case]
     with pytest.raises(ValueError, match=message) as caught:
         execute("Guidance_CFGCondition", conditioning=conds["star"], **changed)
-    assert "CFG Condition (Guidance_CFGCondition), input '" in str(caught.value)
+    assert re.search(r" \(input '[\w ,]+' of CFG Condition\)$", str(caught.value))
 
 
 def test_a_method_that_does_not_exist_is_refused(execute, models):
     """The host drops the value."""
-    with pytest.raises(ValueError, match="'method': there is no such method.*APG"):
+    with pytest.raises(ValueError, match="there is no such method.*APG.*'method'"):
         execute("Guidance_CFGPatch", model=models["eps"], guidance_scale=0.0)
 
 
@@ -43,7 +45,7 @@ def test_zero_init_and_samplers_that_read_the_negative_are_refused_together(exec
 
 
 def test_an_empty_list_of_conditions_is_refused(execute, models):
-    with pytest.raises(ValueError, match="'conditions': at least one condition"):
+    with pytest.raises(ValueError, match="at least one condition.*'conditions'"):
         combiner(execute, models["eps"], [])
 
 

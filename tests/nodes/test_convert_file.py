@@ -61,7 +61,7 @@ def test_a_published_checkpoint_is_loaded_after_one_node_and_nothing_in_it_runs(
 
 def test_a_file_is_converted_once(lightning, execute):
     execute("Guidance_ConvertFile", file_name=f"guidance_models/{FOLDER}/last.ckpt")
-    with pytest.raises(ValueError, match=r"input 'file_name': .*last.safetensors exists already"):
+    with pytest.raises(ValueError, match=r"last.safetensors exists already.*input 'file_name'"):
         execute("Guidance_ConvertFile", file_name=f"guidance_models/{FOLDER}/last.ckpt")
 
 
@@ -69,5 +69,5 @@ def test_a_file_is_converted_once(lightning, execute):
     "name", ["guidance_models/scenes_unet.safetensors", "guidance_models/../x.ckpt", "checkpoints/a.ckpt", ""]
 )
 def test_nothing_but_the_packs_own_pickles_can_be_named(execute, name):
-    with pytest.raises(ValueError, match=r"input 'file_name': there is no file"):
+    with pytest.raises(ValueError, match=r"there is no file.*input 'file_name'"):
         execute("Guidance_ConvertFile", file_name=name)

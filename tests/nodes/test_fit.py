@@ -54,7 +54,7 @@ def test_a_picture_that_the_model_can_not_draw_is_named_before_the_run(execute, 
     model = models["scenes_unet"][0]
     given = {"model": model, "image": picture(size=size)}
     for node in ("DDIMInversion", "HSpaceInject", "AsyrpTiming"):
-        with pytest.raises(ValueError, match="input 'image': the pixel model scenes_unet.safetensors"):
+        with pytest.raises(ValueError, match="the pixel model scenes_unet.safetensors.*input 'image'"):
             execute(f"Guidance_{node}", **given)
     training = {
         "model": model,
@@ -63,11 +63,11 @@ def test_a_picture_that_the_model_can_not_draw_is_named_before_the_run(execute, 
         "target_text": "a star",
         "form": "one direction",
     }
-    with pytest.raises(ValueError, match="input 'images': the pixel model"):
+    with pytest.raises(ValueError, match="the pixel model.*input 'images'"):
         execute("Guidance_TrainHSpaceDirection", **training, images=picture(size=size))
     (cond,) = execute("Guidance_ClassConditioning", model=model, class_label="star")
     pair = {"positive_images": picture(size=size), "negative_images": picture(size=size)}
-    with pytest.raises(ValueError, match="input 'positive_images': the pixel model"):
+    with pytest.raises(ValueError, match="the pixel model.*input 'positive_images'"):
         execute("Guidance_DiscoverHSpace", model=model, method="contrast", positive=cond, **pair)
 
 
@@ -115,7 +115,7 @@ def test_a_conditioning_area_of_an_impossible_size_is_named_with_its_units(execu
 @pytest.mark.parametrize("kind", ["text", "style", "content"])
 def test_apply_guides_refuses_the_vae_of_another_model(execute, models, encoder, wired, kind):
     model, guides = models["scenes_latent"][0], guide_of(execute, encoder, kind)
-    with pytest.raises(ValueError, match=f"input '{wired}': this VAE has 3 channels, the model's latents have 12"):
+    with pytest.raises(ValueError, match=f"this VAE has 3 channels, the model's latents have 12.*input '{wired}'"):
         applied(execute, model, guides, **{wired: models["scenes_unet"][1]})
 
 
@@ -130,16 +130,16 @@ def test_a_vae_that_no_guide_needs_is_no_fault(execute, models, encoder):
 @pytest.mark.parametrize("kind, other", [("scenes_latent", "scenes_unet"), ("scenes_unet", "scenes_latent")])
 def test_a_vae_of_another_model_is_named_before_a_picture_is_inverted(execute, models, node, kind, other):
     given = {"model": models[kind][0], "image": picture(size=(32, 32)), "vae": models[other][1]}
-    with pytest.raises(ValueError, match=r"input 'vae': this VAE has \d+ channels, the model's latents have \d+"):
+    with pytest.raises(ValueError, match=r"this VAE has \d+ channels, the model's latents have \d+.*input 'vae'"):
         execute(f"Guidance_{node}", **given)
 
 
 def test_training_and_discovering_refuse_it_too(execute, models, encoder):
     given = {"model": models["scenes_latent"][0], "vae": models["scenes_unet"][1]}
-    with pytest.raises(ValueError, match="input 'vae': this VAE has 3 channels"):
+    with pytest.raises(ValueError, match="this VAE has 3 channels.*input 'vae'"):
         execute("Guidance_TrainHSpaceDirection", **given, encoder=encoder, form="one direction")
     (cond,) = execute("Guidance_ClassConditioning", model=given["model"], class_label="star")
-    with pytest.raises(ValueError, match="input 'vae': this VAE has 3 channels"):
+    with pytest.raises(ValueError, match="this VAE has 3 channels.*input 'vae'"):
         execute("Guidance_DiscoverHSpace", **given, method="pca", positive=cond)
 
 
@@ -157,7 +157,7 @@ def test_training_and_discovering_refuse_it_too(execute, models, encoder):
     ],
 )
 def test_a_latent_of_another_model_is_refused_by_its_input(execute, models, kind, shape, words):
-    with pytest.raises(ValueError, match=f"input 'latent': .*{words}"):
+    with pytest.raises(ValueError, match=f"{words}.*input 'latent'"):
         execute("Guidance_HSpaceInject", model=models[kind][0], latent={"samples": torch.ones(shape)})
 
 
@@ -184,7 +184,7 @@ def test_every_latent_format_of_the_host_says_what_its_vae_has(comfy):
 def test_the_classifier_guided_sampler_names_its_latent(execute, models, shape):
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
     given = {"model": models["scenes_unet"][0], "classifier": classifier, "class_label": "star"}
-    with pytest.raises(ValueError, match="input 'latent_image': the classifier"):
+    with pytest.raises(ValueError, match="the classifier.*input 'latent_image'"):
         execute("Guidance_ClassifierGuidedSampler", **given, latent_image={"samples": torch.ones(shape)})
 
 
@@ -210,7 +210,7 @@ def test_more_steps_than_a_share_of_the_chain_has_are_refused_by_denoise(execute
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
     (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32, batch_size=1)
     given = {"model": models["scenes_unet"][0], "classifier": classifier, "latent_image": latent}
-    with pytest.raises(ValueError, match=rf"input 'steps': {steps} steps are .* at denoise {denoise}.*at most {most},"):
+    with pytest.raises(ValueError, match=rf"{steps} steps are .* at denoise {denoise}.*at most {most},.*input 'steps'"):
         execute("Guidance_ClassifierGuidedSampler", **given, steps=steps, denoise=denoise)
 
 

@@ -192,7 +192,7 @@ def test_the_two_files_of_the_noisy_clip_are_one_encoder(noisy_clip, execute):
 
     alone = execute("Guidance_LoadEncoder", encoder_name="glide_clip_text.safetensors")[0]
     assert noisy_clip.text("a corgi").equal(alone.text("a corgi"))
-    with pytest.raises(ValueError, match="'images': this is the text half"):
+    with pytest.raises(ValueError, match="this is the text half.*'images'"):
         execute("Guidance_CLIPScore", encoder=alone, images=torch.rand(1, 16, 16, 3), text="a corgi")
     from pathlib import Path
 
@@ -200,7 +200,7 @@ def test_the_two_files_of_the_noisy_clip_are_one_encoder(noisy_clip, execute):
     (folder / "glide_clip_image.safetensors").rename(folder / "lonely.safetensors")
     folder_paths.filename_list_cache.clear()
     lonely = execute("Guidance_LoadEncoder", encoder_name="lonely.safetensors")[0]
-    with pytest.raises(ValueError, match="'encoder': .*put clip_text_enc.pt into the same folder"):
+    with pytest.raises(ValueError, match="put clip_text_enc.pt into the same folder.*'encoder'"):
         execute("Guidance_CLIPScore", encoder=lonely, images=torch.rand(1, 16, 16, 3), text="a corgi")
     joined = execute("Guidance_LoadEncoder", encoder_name="lonely.safetensors", text_encoder=alone)[0]
     assert joined.text("a corgi").equal(alone.text("a corgi"))

@@ -66,13 +66,13 @@ def test_every_attribute_of_a_file_is_an_edit(folder, load):
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("foreign", r"input 'direction_name'.*foreign\.safetensors holds no delta block of Asyrp.*first keys are a, b"),
+        ("foreign", r"foreign\.safetensors holds no delta block of Asyrp.*first keys are a, b.*input 'direction_name'"),
         (
             "partial",
-            r"input 'direction_name'.*a part of a delta block only; conv1.weight or temb_proj.weight is missing",
+            r"a part of a delta block only; conv1.weight or temb_proj.weight is missing.*input 'direction_name'",
         ),
-        ("without a bias", r"input 'direction_name'.*a delta block of another form:.*conv2.bias"),
-        ("empty direction", r"input 'direction_name'.*says it is a direction, but delta_h \[n C h w\] is missing"),
+        ("without a bias", r"a delta block of another form:.*conv2.bias.*input 'direction_name'"),
+        ("empty direction", r"says it is a direction, but delta_h \[n C h w\] is missing.*input 'direction_name'"),
     ],
 )
 def test_files_that_are_none_are_refused_in_words(folder, load, fault, words):
@@ -96,7 +96,7 @@ def test_delta_blocks_of_another_width_or_family_are_refused_in_words(scenes, fo
     embedding = 4 * scene.model.model.diffusion_model.network.config.model_channels
     for name, channels in (("narrow", scene.channels // 2), ("ddpm", scene.channels)):
         save_file(block(False, channels, embedding)[1], folder / f"{name}.safetensors")
-    with pytest.raises(ValueError, match=rf"input 'hspace'.*{scene.channels // 2} channels.* has {scene.channels};"):
+    with pytest.raises(ValueError, match=rf"{scene.channels // 2} channels.* has {scene.channels};.*input 'hspace'"):
         edit(scene.model, *load("narrow.safetensors"))
     with pytest.raises(ValueError, match=r"'ddpm' is a delta block for DDPM networks, and .* is of the ADM family"):
         edit(scene.model, *load("ddpm.safetensors"))
@@ -118,7 +118,7 @@ def test_a_saved_direction_comes_back_and_belongs_to_its_model(scenes, edit, loa
     assert (found.name, found.model, found.fingerprint) == ("smile", owner, fingerprint)
     assert save([found], "round trip") != [name]
     other = scenes["unet"].model
-    with pytest.raises(ValueError, match=rf"input 'hspace'.*'smile' was made for {owner}, .* is {owner_of(other)[0]}"):
+    with pytest.raises(ValueError, match=rf"'smile' was made for {owner}, .* is {owner_of(other)[0]}.*input 'hspace'"):
         edit(other, found)
     assert owner != owner_of(other)[0]
 

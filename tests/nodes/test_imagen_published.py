@@ -117,8 +117,8 @@ def test_what_does_not_fit_is_refused(load, execute, clip, models):
 
     one, two, unet = load("one"), load("two"), models["scenes_unet"][0]
     for given, match in (
-        ({"model": one}, r"'clip': T5 reads the texts.*t5xxl"),
-        ({"model": one, "clip": Networks(execute).clip}, r"'clip': this CLIP has no T5"),
+        ({"model": one}, r"T5 reads the texts.*t5xxl.*'clip'"),
+        ({"model": one, "clip": Networks(execute).clip}, r"this CLIP has no T5.*'clip'"),
     ):
         with pytest.raises(ValueError, match=match):
             execute("Guidance_TextConditioning", text="a corgi", **given)
@@ -150,5 +150,5 @@ def test_the_stage_can_be_told_and_only_ifs_has_one(load, execute):
     (model, _) = execute("Guidance_LoadModel", model_name=name, if_stage="first")
     config = model.model.diffusion_model.network.config
     assert (config.activate_once, config.residual_scale) == (False, 1.0)
-    with pytest.raises(ValueError, match=r"'if_stage': only a U-Net of DeepFloyd's IF"):
+    with pytest.raises(ValueError, match=r"only a U-Net of DeepFloyd's IF.*'if_stage'"):
         execute("Guidance_LoadModel", model_name="scenes_unet.safetensors", if_stage="second")

@@ -98,4 +98,4 @@ def test_an_exception_inside_a_guide_names_the_guide_and_keeps_its_kind(execute,
             sample(execute, model, steps=3, batch=1)
     finally:
         object.__setattr__(guide, "compare", compare)
-    assert caught.type is kind and caught.value.args[0] == "the guide 'text: a red star': broke"
+    assert caught.type is kind and caught.value.args[0] == "broke (the guide 'text: a red star')"

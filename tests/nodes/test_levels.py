@@ -75,7 +75,7 @@ def test_a_part_that_rises_between_falling_ones_is_a_step_like_others_with_eta_0
 def test_inversion_over_one_level_is_refused(execute, models, kind):
     model, vae = models[kind]
     image = (scene().movedim(1, -1) + 1) / 2
-    with pytest.raises(ValueError, match="input 'respacing': one noise level alone makes no step"):
+    with pytest.raises(ValueError, match="one noise level alone makes no step.*input 'respacing'"):
         execute("Guidance_DDIMInversion", model=model, image=image, respacing="1", vae=vae)
 
 
@@ -108,7 +108,7 @@ def test_more_steps_than_denoise_leaves_are_refused_in_terms_of_both(execute, mo
     model = models["scenes_unet"][0]
     (classifier,) = execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")
     (latent,) = execute("Guidance_EmptyPixelLatent", width=32, height=32)
-    with pytest.raises(ValueError, match=f"input 'steps': {steps} steps are the last part .* use at most {most},"):
+    with pytest.raises(ValueError, match=f"{steps} steps are the last part .* use at most {most},.*input 'steps'"):
         execute(
             "Guidance_ClassifierGuidedSampler",
             model=model,

@@ -118,12 +118,12 @@ def test_a_sentence_that_is_too_long_or_has_unknown_words_is_refused(execute, en
     refused(
         execute,
         "ImageSentenceMatch",
-        "input 'text': .*has 13 words, this encoder reads 12; shorten it",
+        "has 13 words, this encoder reads 12; shorten it.*input 'text'",
         text=f"{long} and",
         **given,
     )
-    refused(execute, "ImageSentenceMatch", "input 'text': .*does not know the word 'dog'", text="a dog", **given)
-    refused(execute, "ImageSentenceMatch", "input 'text': it is empty", text=" ", **given)
+    refused(execute, "ImageSentenceMatch", "does not know the word 'dog'.*input 'text'", text="a dog", **given)
+    refused(execute, "ImageSentenceMatch", "it is empty.*input 'text'", text=" ", **given)
 
 
 def test_pictures_without_regions_are_refused(execute, encoder, matcher, scenes):
@@ -134,7 +134,7 @@ def test_pictures_without_regions_are_refused(execute, encoder, matcher, scenes)
     refused(
         execute,
         "ImageSentenceMatch",
-        "input 'regions': picture 2 has no regions",
+        "picture 2 has no regions.*input 'regions'",
         matcher=matcher,
         regions=found,
         text="a star",
@@ -143,23 +143,21 @@ def test_pictures_without_regions_are_refused(execute, encoder, matcher, scenes)
 
 def test_regions_of_another_width_are_refused(execute, encoder, matcher, scenes):
     found = regions(execute, encoder, scenes[0], layer="layer2")
-    match = (
-        r"input 'regions': .*229 numbers \(layer3 of scenes_clip.safetensors\), and 165 came \(layer2 of scenes_clip"
-    )
+    match = r"229 numbers \(layer3 of scenes_clip.safetensors\), and 165 came \(layer2 of scenes_clip.*input 'regions'"
     refused(execute, "ImageSentenceMatch", match, matcher=matcher, regions=found, text="a star")
 
 
 def test_layers_and_masks_that_do_not_fit_are_refused(execute, encoder, scenes):
     images, masks = scenes
     given = {"encoder": encoder, "images": images}
-    refused(execute, "RegionFeatures", "input 'layer': there is no layer 'layer9'.*layer3", layer="layer9", **given)
-    refused(execute, "RegionFeatures", "input 'layer': one layer is needed", layer="layer2, layer3", **given)
-    refused(execute, "RegionFeatures", "input 'layer': one layer is needed", layer="", **given)
+    refused(execute, "RegionFeatures", "there is no layer 'layer9'.*layer3.*input 'layer'", layer="layer9", **given)
+    refused(execute, "RegionFeatures", "one layer is needed.*input 'layer'", layer="layer2, layer3", **given)
+    refused(execute, "RegionFeatures", "one layer is needed.*input 'layer'", layer="", **given)
     few, small = masks.flatten(0, 1)[:5], masks.flatten(0, 1)[..., :16]
     refused(
-        execute, "RegionFeatures", "input 'masks': 5 masks can't be shared out to 6", layer="layer3", masks=few, **given
+        execute, "RegionFeatures", "5 masks can't be shared out to 6.*input 'masks'", layer="layer3", masks=few, **given
     )
-    refused(execute, "RegionFeatures", "input 'masks': the masks are 16 x 32", layer="layer3", masks=small, **given)
+    refused(execute, "RegionFeatures", "the masks are 16 x 32.*input 'masks'", layer="layer3", masks=small, **given)
 
 
 def towerless(execute, word, name):
@@ -191,7 +189,7 @@ def test_a_matcher_without_a_text_tower_takes_the_words_of_the_encoder(execute, 
     refused(
         execute,
         "ImageSentenceMatch",
-        "input 'matcher': .*words of 32 numbers.*have 64",
+        "words of 32 numbers.*have 64.*input 'matcher'",
         matcher=wide,
         regions=found,
         text="a star",
@@ -203,7 +201,7 @@ def test_a_matcher_without_a_text_tower_and_an_encoder_without_one_are_refused(e
     found = regions(execute, seeing, pictures(2), layer="block 2")
     matcher = towerless(execute, 64, "towerless.safetensors")
     matcher.config = replace(matcher.config, region=found.sets.states.shape[2])
-    match = "input 'matcher': towerless.safetensors has no text tower of its own, and the regions are of CLIP Vision"
+    match = "towerless.safetensors has no text tower of its own, and the regions are of CLIP Vision.*input 'matcher'"
     refused(execute, "ImageSentenceMatch", match, matcher=matcher, regions=found, text="a star")
 
 
@@ -221,9 +219,9 @@ def match_guide(execute, encoder, matcher, **options):
 
 def test_a_guide_of_another_encoder_and_one_at_noisy_are_refused(execute, encoder, matcher, models):
     (seeing,) = execute("Guidance_EncoderFromClipVision", clip_vision=Networks(execute).clip_vision)
-    with pytest.raises(ValueError, match="input 'encoder': .*reads layer3 of scenes_clip.safetensors.*no such layer"):
+    with pytest.raises(ValueError, match="reads layer3 of scenes_clip.safetensors.*no such layer.*input 'encoder'"):
         match_guide(execute, seeing, matcher)
-    with pytest.raises(ValueError, match="input 'text': .*does not know the word"):
+    with pytest.raises(ValueError, match="does not know the word.*input 'text'"):
         match_guide(execute, encoder, matcher, text="a dog")
     model, vae = models["scenes_unet"]
     with pytest.raises(ValueError, match="can't look at noisy pictures"):

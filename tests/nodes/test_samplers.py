@@ -144,7 +144,7 @@ def test_the_code_serves_larger_batches_and_refuses_other_sizes(eps_model, execu
 
 
 def test_the_published_samplers_refuse_flow_models_in_words(flow_model, execute):
-    with pytest.raises(ValueError, match="input 'respacing': a model trained on a chain of noise levels"):
+    with pytest.raises(ValueError, match="a model trained on a chain of noise levels.*input 'respacing'"):
         execute("Guidance_RespacedSigmas", model=flow_model, respacing="ddim25")
     (sampler,) = execute("Guidance_DDIMSampler")
     with pytest.raises(ValueError, match="not a flow model"):
@@ -168,9 +168,9 @@ def test_a_latent_model_needs_its_vae_and_a_conditioning(eps_model, execute):
         model = SimpleNamespace(latent_format=comfy.latent_formats.SD15())
         get_model_object = eps_model.get_model_object
 
-    with pytest.raises(ValueError, match="input 'conditioning': this model needs a CONDITIONING"):
+    with pytest.raises(ValueError, match="this model needs a CONDITIONING.*input 'conditioning'"):
         execute("Guidance_DDIMInversion", model=Foreign(), image=picture(), steps=3)
-    with pytest.raises(ValueError, match="input 'vae': this model works on latents"):
+    with pytest.raises(ValueError, match="this model works on latents.*input 'vae'"):
         execute("Guidance_DDIMInversion", model=Foreign(), image=picture(), steps=3, conditioning=[[None, {}]])
 
 

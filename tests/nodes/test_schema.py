@@ -65,6 +65,25 @@ def test_every_input_and_output_has_a_tooltip(pack_nodes):
             assert part.tooltip, f"{node_id}.{part.id or part.display_name}"
 
 
+MOST_WIDGETS = 8  # that a person has to look at
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+
+
+def shown(entries):
+    """Widgets that a node shows before its advanced inputs are asked for, at the choices that bring most."""
+    widgets = [entry for entry in entries if entry.get_io_type() in WIDGETS and not entry.advanced]
+    count = len(widgets) + sum(bool(getattr(entry, "control_after_generate", None)) for entry in widgets)
+    choices = [entry.options for entry in widgets if entry.get_io_type() == WIDGETS[-1]]
+    return count + sum(max(shown(choice.inputs) for choice in options) for options in choices)
+
+
+def test_no_node_shows_more_widgets_than_a_person_reads(pack_nodes):
+    """The editor folds advanced inputs away; what the paper's recipe needs is among the first."""
+    counts = {node_id: shown(node.GET_SCHEMA().inputs) for node_id, node in pack_nodes.items()}
+    assert {node_id: count for node_id, count in counts.items() if count > MOST_WIDGETS} == {}
+    assert max(counts.values()) == MOST_WIDGETS
+
+
 SOUGHT = {
     "Guidance_CFGPatch": "dynamic thresholding, burnt, saturation, 动态阈值, 过饱和, 饱和度",
     "Guidance_MoveSemantic": "smile, age, attribute, concept slider, 微笑, 年龄, 属性, 滑块",

@@ -86,7 +86,8 @@ def test_a_run_without_the_hosts_validation_says_the_same(wrong, execute, node_i
     for file, words in wrong.items():
         with pytest.raises(ValueError) as caught:
             execute(node_id, **{name: file})
-        assert f"input '{name}': {Path(file).name} is {words}" in str(caught.value)
+        assert str(caught.value).startswith(f"{Path(file).name} is {words}")
+        assert f" (input '{name}' of " in str(caught.value)
 
 
 @pytest.mark.parametrize("node_id", LOADERS)

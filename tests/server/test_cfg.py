@@ -291,25 +291,23 @@ def test_the_same_seed_gives_the_same_picture_after(server, disturbance, combine
     assert same(first, *pictures(server, graphs[1], sample(graphs[1])))
 
 
-PATCH, COMBINER = "CFG Patch (Guidance_CFGPatch), ", "CFG Combiner (Guidance_CFGCombiner), "
-CONDITION, WIDGETS = "CFG Condition (Guidance_CFGCondition), ", "'guidance_scale, start_percent, end_percent or curve'"
-WIRES = "'model, conditions and negative'"
+WIDGETS, WIRES = "'guidance_scale, start_percent, end_percent or curve'", "'model, conditions and negative'"
 TAKEN = "is already taken by RescaleCFG"
 DUAL = {"positive": None, "cond1": YES, "cond2": OTHER, "cfg_conds": 2.0, "cfg_cond2_negative": 2.0, "style": "regular"}
 BASIC, PERP = {"positive": None, "negative": None, "conditioning": YES}, {"empty_conditioning": OTHER, "neg_scale": 1.0}
 WRONG = [
-    (f"{CONDITION}input 'guidance_scale': -100.0 to 100.0", lambda g: g.combined(g.condition(scale=float("nan")))),
-    (f"{PATCH}input {WIDGETS}: the window", lambda g: g.ksampler(g.patch(start_percent=0.8, end_percent=0.2))),
-    (f"{PATCH}input {WIDGETS}: there is no curve 'love'", lambda g: g.ksampler(g.patch(curve="love"))),
-    (f"{CONDITION}input 'parent'", lambda g: g.combined(g.condition(reference="parent"))),
-    (f"{CONDITION}input 'model'", lambda g: g.combined(g.condition(reference="model"))),
+    ("came (input 'guidance_scale' of CFG Condition)", lambda g: g.combined(g.condition(scale=float("nan")))),
+    (f"(input {WIDGETS} of CFG Patch)", lambda g: g.ksampler(g.patch(start_percent=0.8, end_percent=0.2))),
+    ("there is no curve 'love'", lambda g: g.ksampler(g.patch(curve="love"))),
+    ("(input 'parent' of CFG Condition)", lambda g: g.combined(g.condition(reference="parent"))),
+    ("(input 'model' of CFG Condition)", lambda g: g.combined(g.condition(reference="model"))),
     ("conditions.condition0", lambda g: g.sampled(g.add("Guidance_CFGCombiner", model=MODEL, **method("constant")))),
-    (f"{COMBINER}input {WIRES}: condition 1 is measured against the negative", lambda g: g.combined(negative=None)),
+    ("condition 1 is measured against the negative", lambda g: g.combined(negative=None)),
     (
-        f"{COMBINER}input {WIRES}: the model's CFG Patch sets a guidance scale",
+        f"set it on the conditions instead (input {WIRES} of CFG Combiner)",
         lambda g: g.combined(model=g.patch(guidance_scale=2.0)),
     ),
-    (f"{PATCH}input 'method'", lambda g: g.ksampler(g.patch(g.patch(**RESCALE), **RESCALE))),
+    ("(input 'method' of CFG Patch)", lambda g: g.ksampler(g.patch(g.patch(**RESCALE), **RESCALE))),
     ("CFG Patch sets a guidance scale", lambda g: g.hosted("BasicGuider", model=g.patch(guidance_scale=2.0), **BASIC)),
     ("CFG Patch can't act under Guider_DualCFG", lambda g: g.hosted("DualCFGGuider", model=g.patch(**APG), **DUAL)),
     ("CFG Patch can't act under Guider_PerpNeg", lambda g: g.hosted("PerpNegGuider", model=g.patch(**APG), **PERP)),

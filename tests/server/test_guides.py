@@ -325,5 +325,5 @@ def test_an_error_is_one_sentence_that_names_node_and_input(server, case):
         server.run(graph(parts(space, steering=steering), ksampler(), space=space, **options))
     node_id, message = f"Guidance_{title.replace(' ', '')}", str(error.value).strip()
     assert error.value.details["node_type"] == node_id
-    assert message.startswith(f"{title} ({node_id}), input '{wrong}': ")
+    assert message.endswith(f" (input '{wrong}' of {title})")
     assert "\n" not in message and ". " not in message

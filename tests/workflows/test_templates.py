@@ -12,6 +12,7 @@ NAMES = json.loads((FOLDER / "browser" / "names.json").read_text("utf-8"))
 TITLE_BAR, PADDING = 30, 10  # of a node; around what the frontend fits
 SCREEN, MARGIN = (1600, 960), 0.75  # a window of 1600 x 1000 without its tabs; how much of it the frontend fills
 BLOCK = (1800, 1000)
+GREY = "#a0a0a0"  # of notes in frontend 1.58
 GROUPS = ["1 load", "2 guide", "3 sample", "4 look"]
 
 
@@ -101,6 +102,21 @@ def test_a_note_says_how_long_it_takes_in_two_languages_without_code_that_the_ne
     assert "`" not in text and "**Time** " in text and "**中文** " in text
 
 
+def luminance(colour):
+    """Relative luminance of #rgb or #rrggbb, WCAG 2.1."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@every_template
+def test_a_note_can_be_read_in_the_grey_of_the_new_renderer(path):
+    """Contrast of WCAG 2.1, level AA."""
+    (note,) = [node for node in template(path)["nodes"] if node["type"] == "MarkdownNote"]
+    assert (luminance(GREY) + 0.05) / (luminance(note["bgcolor"]) + 0.05) >= 4.5
+
+
 @every_template
 def test_a_published_file_comes_with_its_address_and_its_folder(path):
     for node in json.loads(path.read_text("utf-8")).values():
@@ -146,3 +162,55 @@ def test_no_link_of_the_api_form_is_lost_in_the_template(path):
     ]
     shown = links(template(path))
     assert [link for link in set(wanted) if shown.count(link) < wanted.count(link)] == []
+
+
+def leads_to(part, name, subgraphs):
+    """The node and its widget behind what a subgraph shows under a name."""
+    (entry,) = [entry for entry in part["inputs"] if entry["name"] == name]
+    (link,) = [link for link in part["links"] if link["id"] == entry["linkIds"][0]]
+    (node,) = [node for node in part["nodes"] if node["id"] == link["target_id"]]
+    widget = node["inputs"][link["target_slot"]]["widget"]["name"]
+    inner = subgraphs.get(node["type"])
+    return leads_to(inner, widget, subgraphs) if inner else (str(node["id"]), widget)
+
+
+def shown_outside(graph):
+    """(node, widget) with the value that its subgraph shows: the editor queues that one, whatever the node holds."""
+    subgraphs = {part["id"]: part for part in graph.get("definitions", {}).get("subgraphs", [])}
+    for node in (node for part in (graph, *subgraphs.values()) for node in part["nodes"] if node["type"] in subgraphs):
+        names = [slot["name"] for slot in node["inputs"] if slot.get("widget")]
+        for name, value in zip(names, node.get("widgets_values") or [], strict=True):
+            yield leads_to(subgraphs[node["type"]], name, subgraphs), value
+
+
+BLUEPRINTS = sorted((FOLDER / "blueprints").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [*API, *BLUEPRINTS], ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_what_a_subgraph_shows_outside_is_what_the_api_form_says(path):
+    """Where the form says nothing, the default stands."""
+    api = json.loads(path.read_text("utf-8"))
+    if path in BLUEPRINTS:
+        (title,) = {node["_meta"]["inside"] for node in api.values() if "inside" in node["_meta"]}
+        graph = json.loads((ROOT / "subgraphs" / f"{title}.json").read_text("utf-8"))
+    else:
+        graph = template(path)
+    shown = list(shown_outside(graph))
+    assert [(key, name, value) for (key, name), value in shown if api[key]["inputs"].get(name, value) != value] == []
+    assert shown or path in API
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*TEMPLATES.glob("*.json"), *(ROOT / "subgraphs").glob("*.json")]), ids=lambda p: p.stem
+)
+def test_every_link_knows_the_place_of_its_input(path):
+    """Frontends differ in whom they believe, the link or the input."""
+    graph = json.loads(path.read_text("utf-8"))
+    places = [(link[0], link[3], link[4]) for link in graph["links"]]
+    parts = [(graph, places)]
+    for part in graph.get("definitions", {}).get("subgraphs", []):
+        parts.append((part, [(link["id"], link["target_id"], link["target_slot"]) for link in part["links"]]))
+    for part, places in parts:
+        inputs = {node["id"]: node.get("inputs", []) for node in part["nodes"]}
+        lost = [key for key, node, slot in places if node in inputs and inputs[node][slot]["link"] != key]
+        assert lost == [], part.get("name")
