@@ -4,12 +4,14 @@ Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.
 
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
-once of the whole score and once of its global term, so that both can rank. From nothing this loss collapses: every
-score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it; of each of the
-two terms by itself, since the cross term learns nothing beside a global one that is ahead of it.
+The paper's S is the sum of a global and a cross term. Here each term has this loss by itself: where the global term
+alone keeps the margin the loss of the sum is 0, and the cross term, which learns later, would never learn. As a hardest
+negative of a sum is at most the sum of the hardest, both losses together bound that of S at the margin 2 m from above.
 
-A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
-its own picture, its twin's, and the one that its global term finds hardest. What is true by chance is no negative.
+From nothing the hinge loss collapses: every score becomes the same, and the loss 2 m. So CLIP's contrast stands beside
+it. A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
+ASKED pictures: with hard ones alone it learns nothing either, as easy ones teach it what a word means. What is true by
+chance is no negative.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -27,11 +28,9 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
-from models.facts import of_json
 from models.mmca.network import Mmca, MmcaConfig, Sets
 from models.mmca.regions import BOX, cells
 from models.registry import DEMO, load_checkpoint
-from models.state_dict import read
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASSES
@@ -68,7 +67,8 @@ MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
 RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
 KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
-LOGIT_SCALE, CURRICULUM = 20.0, 200_000  # of the contrast; pictures until it has faded out
+LOGIT_SCALE = 20.0  # of the contrast
+ASKED = 7  # pictures of each sentence that the cross attention looks at
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
 
@@ -181,56 +181,43 @@ def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> It
             yield pools[place].batch(batch, generator)
 
 
-class Matching:
-    """The hinge loss of the whole score and of its global term; the contrast alone at first, which fades into them."""
+def matching(network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both losses of both terms, each by itself."""
+    assert isinstance(network, Mmca)
+    regions = Sets(batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device))
+    words = Sets(network.text(batch.words), batch.words > 0)
+    first = network.global_scores(regions, words)
+    rows, columns = asked(first.detach().masked_fill(batch.true, NEVER), generator)
+    pictures, told = network.opened(regions, words)
+    crossed = torch.full_like(first, NEVER)
+    crossed[rows, columns] = network.cross_scores(pictures[rows], told[columns])
 
-    def __init__(self, device: str, seen: int = 0):
-        self.seen = torch.tensor(seen, dtype=torch.float64, device=device)  # pictures
-
-    def __call__(
-        self, network: nn.Module, batch: Batch, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(network, Mmca)
-        n = len(batch.words)
-        regions = Sets(
-            batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
-        )
-        words = Sets(network.text(batch.words), batch.words > 0)
-        first = network.global_scores(regions, words)
-        rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
-        pictures, told = network.opened(regions, words)
-        crossed = torch.full_like(first, NEVER)
-        crossed[rows, columns] = network.cross_scores(pictures[rows], told[columns])
-        whole = first + crossed
-
-        fading = (1 - self.seen / CURRICULUM).clamp(min=0).float()
-        self.seen += n
-        alone, both = hinge(first, batch.true), hinge(whole, batch.true)
-        first_steps = contrast(first, batch.true) + contrast(crossed, batch.true)
-        twin = torch.arange(n, device=first.device).roll(n // 2)
-        report = {"global": alone, "whole": both, "contrast": first_steps}
-        known = ~batch.true[twin, twin.roll(n // 2)]
-        for name, scores in (("global_twins", first), ("cross_twins", crossed), ("whole_twins", whole)):
-            right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
-            report[name] = (right & known).sum() / known.sum().clamp(min=1)
-        return torch.lerp(alone + both, first_steps, fading), report
+    total, report = first.new_zeros(()), {}
+    for name, scores in (("global", first), ("cross", crossed)):
+        hinged, contrasted = hinge(scores, batch.true), contrast(scores, batch.true)
+        total = total + hinged + contrasted
+        report |= {name: hinged, f"{name}_contrast": contrasted, f"{name}_twins": of_twins(scores, batch.true)}
+    return total, report | {"whole_twins": of_twins(first + crossed, batch.true)}
 
 
-def images_seen(resume: Path | None, batch: int) -> int:
-    """By the run that is resumed; 0 where its file can't be read, of which `train` will speak."""
-    try:
-        _, record = read(resume) if resume else ({}, {})
-        progress = of_json({"progress": "{}", **record}, "progress", dict)
-        own = of_json({"training": "{}", **record}, "training", dict).get("images", 0)
-        return int(progress.get("earlier_images", own) + progress.get("step", 0) * batch)
-    except (ValueError, TypeError):
-        return 0
+def of_twins(scores: Tensor, true: Tensor) -> Tensor:
+    """Share of sentences that prefer their own picture to its twin, of those which are false of the twin."""
+    every = torch.arange(len(scores), device=scores.device)
+    twin = every.roll(len(every) // 2)
+    known = ~true[twin, every]
+    return ((scores.diagonal() > scores[twin, every]) & known).sum() / known.sum().clamp(min=1)
 
 
-def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest picture of each sentence."""
-    every = torch.arange(len(negatives), device=negatives.device)
-    return torch.cat([every, every, negatives.argmax(0)]), torch.cat([every, every.roll(len(every) // 2), every])
+def asked(negatives: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs (picture, sentence) for the cross attention: ASKED pictures of each sentence, its own, its twin's, the
+    hardest of the global scores' `negatives` [n n], and others by chance."""
+    n = len(negatives)
+    every = torch.arange(n, device=negatives.device)
+    chance = torch.rand(n, n, generator=generator, device=negatives.device)
+    for chosen in (every, every.roll(n // 2), negatives.argmax(0)):
+        chance[chosen, every] = 2
+    rows = chance.topk(min(ASKED, n), dim=0).indices
+    return rows.flatten(), every.expand_as(rows).flatten()
 
 
 def main() -> None:
@@ -241,10 +228,9 @@ def main() -> None:
     frozen.load_state_dict(checkpoint.state)
     encoder = cast(ImageEncoder, frozen.float().eval().requires_grad_(False).to(given.device))
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, images_seen(given.resume, recipe.batch))
     network = Mmca(CONFIG).to(given.device)
     probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
-    train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))
+    train(Run(network, recipe, given.device, metadata), matching, given, partial(batches, encoder))
 
 
 if __name__ == "__main__":
