@@ -16,6 +16,7 @@ chance is no negative.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -132,16 +133,17 @@ def true_sentences(pairs: Pairs, generator: torch.Generator) -> Sentences:
 
 
 class Pool:
-    """Scenes and their twins, seen once by the encoder: KEPT scenes, each as it is and with something exchanged."""
+    """Scenes and their twins, seen once by the encoder: each scene as it is, and with something exchanged."""
 
-    def __init__(self, encoder: ImageEncoder, generator: torch.Generator):
-        scenes = draw_pairs(KEPT, generator)
+    def __init__(self, encoder: ImageEncoder, count: int, generator: torch.Generator):
+        scenes = draw_pairs(count, generator)
         self.versions = [scenes, swapped(scenes, "colour"), swapped(scenes, "texture"), moved(scenes)]
         self.regions = torch.stack([looked_at(encoder, version) for version in self.versions])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """Half of it are scenes, the other half a twin of each, in the same order."""
-        rows = torch.randperm(KEPT, generator=generator, device=generator.device)[: size // 2]
+        scenes = self.regions.shape[1]
+        rows = torch.randperm(scenes, generator=generator, device=generator.device)[: size // 2]
         place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
         pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
         given = true_sentences(pairs, generator)
@@ -172,13 +174,18 @@ def _attributes(pairs: Pairs) -> Tensor:
     return (covered[..., None] * hot[:, :, None]).sum(1).float()
 
 
-def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Endless, of more and more scenes; the oldest are forgotten in the end."""
-    pools: list[Pool] = []
+def batches(encoder: ImageEncoder, scenes: int | None, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Endless, of so many scenes; None: of more and more, where the oldest are forgotten in the end."""
+    pools = [Pool(encoder, scenes, generator)] if scenes else []
     while True:
-        pools = [*pools[1 - POOLS :], Pool(encoder, generator)]
+        if not scenes:
+            pools = [*pools[1 - POOLS :], Pool(encoder, KEPT, generator)]
         for place in torch.randint(len(pools), (BATCHES,), generator=generator, device=generator.device).tolist():
             yield pools[place].batch(batch, generator)
+
+
+def scenes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, help="learn from so many scenes and their twins, not from ever new ones")
 
 
 def matching(network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -221,7 +228,7 @@ def asked(negatives: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def main() -> None:
-    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE)
+    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE, scenes_argument)
     torch.manual_seed(recipe.seed)
     checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
     frozen = checkpoint.build()
@@ -229,8 +236,8 @@ def main() -> None:
     encoder = cast(ImageEncoder, frozen.float().eval().requires_grad_(False).to(given.device))
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
     network = Mmca(CONFIG).to(given.device)
-    probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
-    train(Run(network, recipe, given.device, metadata), matching, given, partial(batches, encoder))
+    probed(network, Pool(encoder, given.scenes or KEPT, torch.Generator(given.device).manual_seed(recipe.seed)))
+    train(Run(network, recipe, given.device, metadata), matching, given, partial(batches, encoder, given.scenes))
 
 
 if __name__ == "__main__":
