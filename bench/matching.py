@@ -57,13 +57,16 @@ def said(pairs: Pairs) -> tuple[list[str], Tensor]:
     return given.lines(), fits(pairs, given)
 
 
-def by_matcher(matcher: Mmca, encoder: ImageEncoder, pairs: Pairs, lines: list[str]) -> dict[str, Tensor]:
-    """Scores [n n]."""
+def by_matcher(
+    matcher: Mmca, encoder: ImageEncoder, pairs: Pairs, lines: list[str], second: Mmca | None = None
+) -> dict[str, Tensor]:
+    """Scores [n n]; `second` has the same words, and its global term is added to the matcher's."""
     words = torch.tensor([indices(line, matcher.config.words, matcher.config.context) for line in lines])
     words = words[:, : int((words > 0).sum(1).max())]
     regions, told = full(looked_at(encoder, pairs)), Sets(matcher.text(words), words > 0)
     first, whole = matcher.global_scores(regions, told), matcher(regions, told)
-    return {"self attention": first, "cross attention": whole - first, "both": whole}
+    twice = {"self attention, twice": first + second.global_scores(regions, told)} if second else {}
+    return {"self attention": first, **twice, "cross attention": whole - first, "both": whole}
 
 
 def by_clip(encoder: ImageEncoder, pairs: Pairs, lines: list[str]) -> Tensor:
@@ -84,18 +87,21 @@ def galleries(pictures: int) -> dict[str, list[Pairs]]:
 
 
 def tested(
-    matcher: Mmca, encoder: ImageEncoder, tests: dict[str, list[Pairs]]
+    matcher: Mmca, encoder: ImageEncoder, tests: dict[str, list[Pairs]], second: Mmca | None = None
 ) -> dict[str, dict[str, dict[str, float]]]:
     with torch.inference_mode():
-        return {name: found(matcher, encoder, scenes) for name, scenes in tests.items()}
+        return {name: found(matcher, encoder, scenes, second) for name, scenes in tests.items()}
 
 
-def found(matcher: Mmca, encoder: ImageEncoder, scenes: list[Pairs]) -> dict[str, dict[str, float]]:
+def found(
+    matcher: Mmca, encoder: ImageEncoder, scenes: list[Pairs], second: Mmca | None = None
+) -> dict[str, dict[str, float]]:
     """Recalls of each judge over the sentences of all galleries."""
     places: dict[str, list[Tensor]] = {}
     for number, pairs in enumerate(scenes):
         lines, true = said(pairs)
-        scores = {**by_matcher(matcher, encoder, pairs, lines), "the pack's CLIP": by_clip(encoder, pairs, lines)}
+        scores = by_matcher(matcher, encoder, pairs, lines, second)
+        scores["the pack's CLIP"] = by_clip(encoder, pairs, lines)
         for name, values in scores.items():
             places.setdefault(name, []).append(ranks(values.T, true.T))
         print(f"[bench] gallery {number + 1} of {len(scenes)}", file=sys.stderr, flush=True)

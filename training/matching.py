@@ -191,8 +191,7 @@ def scenes_argument(parser: argparse.ArgumentParser) -> None:
 def matching(network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Both losses of both terms, each by itself."""
     assert isinstance(network, Mmca)
-    regions = Sets(batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device))
-    words = Sets(network.text(batch.words), batch.words > 0)
+    regions, words = read_by(network, batch)
     first = network.global_scores(regions, words)
     rows, columns = asked(first.detach().masked_fill(batch.true, NEVER), generator)
     pictures, told = network.opened(regions, words)
@@ -205,6 +204,12 @@ def matching(network: nn.Module, batch: Batch, generator: torch.Generator) -> tu
         total = total + hinged + contrasted
         report |= {name: hinged, f"{name}_contrast": contrasted, f"{name}_twins": of_twins(scores, batch.true)}
     return total, report | {"whole_twins": of_twins(first + crossed, batch.true)}
+
+
+def read_by(network: Mmca, batch: Batch) -> tuple[Sets, Sets]:
+    """Regions and the states of words."""
+    keep = torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
+    return Sets(batch.regions, keep), Sets(network.text(batch.words), batch.words > 0)
 
 
 def of_twins(scores: Tensor, true: Tensor) -> Tensor:
