@@ -36,7 +36,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 RESULT = PACK / "bench" / "results" / "matching_scenes.json"
-SCENES, SEEN, PICTURES = (64, 256, 32, 1024), 19_200, 500  # scenes; pictures seen in a training; asked about
+SCENES, SEEN, PICTURES = (64, 256), 19_200, 500  # scenes; pictures seen in a training; asked about
 GIVEN = ("region_in.", "text.")  # what both terms are given
 STYLES = {
     "self attention": "C0o-",
@@ -47,9 +47,7 @@ STYLES = {
 }
 
 
-def self_alone(
-    network: nn.Module, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
+def self_alone(network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses of the global term."""
     assert isinstance(network, Mmca)
     scores = network.global_scores(*read_by(network, batch))
