@@ -1,7 +1,7 @@
 """`python dev.py bench matching`: Recall@1 from a sentence to its picture among 100, on unseen scenes of two shapes.
 
-Side by side: the matcher's self attention alone, with its cross attention, and the pack's CLIP, which is given the
-words that it knows. The hundred are different scenes, or fifty scenes and their twins, which differ in what two shapes
+Side by side: the matcher's self attention, its cross attention, both, and the pack's CLIP, which is given the words
+that it knows. The hundred are different scenes, or fifty scenes and their twins, which differ in what two shapes
 have exchanged.
 """
 
@@ -57,12 +57,16 @@ def said(pairs: Pairs) -> tuple[list[str], Tensor]:
     return given.lines(), fits(pairs, given)
 
 
-def by_matcher(matcher: Mmca, encoder: ImageEncoder, pairs: Pairs, lines: list[str]) -> dict[str, Tensor]:
-    """Scores [n n]."""
+def by_matcher(
+    matcher: Mmca, encoder: ImageEncoder, pairs: Pairs, lines: list[str], second: Mmca | None = None
+) -> dict[str, Tensor]:
+    """Scores [n n]; `second` has the same words, and its global term is added to the matcher's."""
     words = torch.tensor([indices(line, matcher.config.words, matcher.config.context) for line in lines])
     words = words[:, : int((words > 0).sum(1).max())]
     regions, told = full(looked_at(encoder, pairs)), Sets(matcher.text(words), words > 0)
-    return {"self attention alone": matcher.global_scores(regions, told), "cross attention": matcher(regions, told)}
+    first, whole = matcher.global_scores(regions, told), matcher(regions, told)
+    twice = {"self attention, twice": first + second.global_scores(regions, told)} if second else {}
+    return {"self attention": first, **twice, "cross attention": whole - first, "both": whole}
 
 
 def by_clip(encoder: ImageEncoder, pairs: Pairs, lines: list[str]) -> Tensor:
@@ -72,15 +76,35 @@ def by_clip(encoder: ImageEncoder, pairs: Pairs, lines: list[str]) -> Tensor:
     return normalize(seen, dim=1) @ normalize(torch.cat([encoder.embed_text(line) for line in known]), dim=1).T
 
 
-def found(matcher: Mmca, encoder: ImageEncoder, galleries: list[Pairs]) -> dict[str, dict[str, float]]:
+def galleries(pictures: int) -> dict[str, list[Pairs]]:
+    """Of each test, a hundred scenes a gallery, the same at every call."""
+    generator, count = torch.Generator().manual_seed(SEED), pictures // GALLERY
+    result = {"a hundred scenes": [draw_pairs(GALLERY, generator) for _ in range(count)]}
+    for name, twin in TWINS.items():
+        scenes = [draw_pairs(GALLERY // 2, generator) for _ in range(count)]
+        result[name] = [joined(one, twin(one)) for one in scenes]
+    return result
+
+
+def tested(
+    matcher: Mmca, encoder: ImageEncoder, tests: dict[str, list[Pairs]], second: Mmca | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    with torch.inference_mode():
+        return {name: found(matcher, encoder, scenes, second) for name, scenes in tests.items()}
+
+
+def found(
+    matcher: Mmca, encoder: ImageEncoder, scenes: list[Pairs], second: Mmca | None = None
+) -> dict[str, dict[str, float]]:
     """Recalls of each judge over the sentences of all galleries."""
     places: dict[str, list[Tensor]] = {}
-    for number, pairs in enumerate(galleries):
+    for number, pairs in enumerate(scenes):
         lines, true = said(pairs)
-        scores = {**by_matcher(matcher, encoder, pairs, lines), "the pack's CLIP": by_clip(encoder, pairs, lines)}
+        scores = by_matcher(matcher, encoder, pairs, lines, second)
+        scores["the pack's CLIP"] = by_clip(encoder, pairs, lines)
         for name, values in scores.items():
             places.setdefault(name, []).append(ranks(values.T, true.T))
-        print(f"[bench] gallery {number + 1} of {len(galleries)}", file=sys.stderr, flush=True)
+        print(f"[bench] gallery {number + 1} of {len(scenes)}", file=sys.stderr, flush=True)
     return {name: recalls(torch.cat(values)) for name, values in places.items()}
 
 
@@ -91,13 +115,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     matcher, encoder = loaded(given.matcher, "matcher"), loaded(made_with.DEMO / "encoders" / ENCODER, "encoder")
-    generator, count = torch.Generator().manual_seed(SEED), given.count // GALLERY
-    result: dict[str, Any] = {"pictures": count * GALLERY, "gallery": GALLERY}
-    with torch.inference_mode():
-        result["a hundred scenes"] = found(matcher, encoder, [draw_pairs(GALLERY, generator) for _ in range(count)])
-        for name, twin in TWINS.items():
-            scenes = [draw_pairs(GALLERY // 2, generator) for _ in range(count)]
-            result[name] = found(matcher, encoder, [joined(one, twin(one)) for one in scenes])
+    tests = galleries(given.count)
+    pictures = sum(len(pairs) for pairs in next(iter(tests.values())))
+    result: dict[str, Any] = {"pictures": pictures, "gallery": GALLERY, **tested(matcher, encoder, tests)}
     if given.matcher == MATCHER:
         result["made_with"] = made_with.hashes((MATCHER, made_with.CLIP))
     given.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")

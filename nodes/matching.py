@@ -112,7 +112,7 @@ class ImageSentenceMatch(GuidanceNode):
                     display_name="table", tooltip="Scores as a picture: a row a picture, a column a sentence."
                 ),
                 io.Image.Output(
-                    display_name="attention", tooltip="Where regions look at each word, of the best of each sentence."
+                    display_name="attention", tooltip="Where each word looks, in the best pictures of each sentence."
                 ),
             ],
         )
@@ -162,7 +162,7 @@ def attention_sheet(
     for m, text in enumerate(texts):
         best = orders[m][:SHOWN]
         seen = matcher.attention(regions, words, best, m)
-        heat = (seen.transpose(1, 2)[..., None, None] * regions.places[best][:, None]).sum(2)  # [n w h w]
+        heat = (seen[..., None, None] * regions.places[best][:, None]).sum(2)  # [n w h w]
         parts.append((text, words.names[m], best, heat))
     return attended(regions.images, parts)
 

@@ -1,4 +1,4 @@
-"""Which region attends to which word, drawn over the pictures with Pillow."""
+"""Which word attends to which region, drawn over the pictures with Pillow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn.functional import interpolate
 from .judging_pictures import INK, as_image, wrapped
 
 CELL, HEADER, LABEL, GAP = 72, 22, 16, 4  # pixels
-DIM = 0.25  # of a picture where no region looks at a word
+DIM = 0.25  # of a picture where a word does not look
 
 Part = tuple[str, Sequence[str], Sequence[int], Tensor]  # sentence, words, places of pictures, heat [n w h w]
 
 
 def attended(images: Tensor, parts: Sequence[Part]) -> Tensor:
-    """A row for each picture of each sentence, a column for each word: bright where regions look at it, beside the
-    picture itself. [1 H W 3] in [0, 1]."""
+    """A row for each picture of each sentence, a column for each word: bright where it looks, beside the picture
+    itself. [1 H W 3] in [0, 1]."""
     width = GAP + (CELL + GAP) * (1 + max(len(words) for _, words, _, _ in parts))
     height = sum(HEADER + (CELL + LABEL + GAP) * len(places) for _, _, places, _ in parts)
     sheet = Image.new("RGB", (width, height), "white")
@@ -44,7 +44,7 @@ def attended(images: Tensor, parts: Sequence[Part]) -> Tensor:
 
 
 def relative(heat: Tensor) -> Tensor:
-    """[w h w] -> [w CELL CELL] in [0, 1]: of each place, what it gives a word over the most that a word gets there."""
+    """[w h w] -> [w CELL CELL] in [0, 1]: how much a word looks at each place, over the most that it looks anywhere."""
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-9)
     return interpolate(heat[None].float(), (CELL, CELL), mode="nearest")[0]
 

@@ -4,21 +4,23 @@ Bidirectional hinge loss with hardest negatives (Faghri et al. 2018, arXiv 1707.
 
     L = sum_i max(0, m - S_ii + max_j S_ij) + max(0, m - S_ii + max_j S_ji)
 
-once of the whole score and once of its global term, so that both can rank. From nothing this loss collapses: every
-score becomes the same, and the loss 2 m. So the first images train CLIP's contrast, which fades into it; of each of the
-two terms by itself, since the cross term learns nothing beside a global one that is ahead of it.
+The paper's S is the sum of a global and a cross term. Here each term has this loss by itself: where the global term
+alone keeps the margin the loss of the sum is 0, and the cross term, which learns later, would never learn. As a hardest
+negative of a sum is at most the sum of the hardest, both losses together bound that of S at the margin 2 m from above.
 
-A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
-its own picture, its twin's, and the one that its global term finds hardest. What is true by chance is no negative.
+From nothing the hinge loss collapses: every score becomes the same, and the loss 2 m. So CLIP's contrast stands beside
+it. A batch holds scenes and their twins, whose shapes changed an attribute. The cross attention sees each sentence with
+ASKED pictures: with hard ones alone it learns nothing either, as easy ones teach it what a word means. What is true by
+chance is no negative.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -27,11 +29,9 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, one_hot
 
 from models.clip_noisy.words import indices
 from models.encoder import ImageEncoder
-from models.facts import of_json
 from models.mmca.network import Mmca, MmcaConfig, Sets
 from models.mmca.regions import BOX, cells
 from models.registry import DEMO, load_checkpoint
-from models.state_dict import read
 
 from .loop import Recipe, Run, arguments, train
 from .scenes import CLASSES
@@ -68,7 +68,8 @@ MARGIN = 0.2
 SAID, RELATED, ALONE = (1.0, 0.85, 0.4), 0.8, 0.1  # how often sentences name each attribute, the relation, one shape
 RIDGE, SIDE = 100.0, 4  # of the probe that the training begins with; cells a side of LAYER
 KEPT, POOLS, BATCHES = 512, 64, 256  # scenes the encoder sees together, how many such are kept, batches between two
-LOGIT_SCALE, CURRICULUM = 20.0, 200_000  # of the contrast; pictures until it has faded out
+LOGIT_SCALE = 20.0  # of the contrast
+ASKED = 7  # pictures of each sentence that the cross attention looks at
 NEVER = -torch.inf  # the score of a pair that was not looked at
 
 
@@ -132,16 +133,17 @@ def true_sentences(pairs: Pairs, generator: torch.Generator) -> Sentences:
 
 
 class Pool:
-    """Scenes and their twins, seen once by the encoder: KEPT scenes, each as it is and with something exchanged."""
+    """Scenes and their twins, seen once by the encoder: each scene as it is, and with something exchanged."""
 
-    def __init__(self, encoder: ImageEncoder, generator: torch.Generator):
-        scenes = draw_pairs(KEPT, generator)
+    def __init__(self, encoder: ImageEncoder, count: int, generator: torch.Generator):
+        scenes = draw_pairs(count, generator)
         self.versions = [scenes, swapped(scenes, "colour"), swapped(scenes, "texture"), moved(scenes)]
         self.regions = torch.stack([looked_at(encoder, version) for version in self.versions])
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """Half of it are scenes, the other half a twin of each, in the same order."""
-        rows = torch.randperm(KEPT, generator=generator, device=generator.device)[: size // 2]
+        scenes = self.regions.shape[1]
+        rows = torch.randperm(scenes, generator=generator, device=generator.device)[: size // 2]
         place, other = torch.randperm(len(self.versions), generator=generator, device=generator.device)[:2].tolist()
         pairs = joined(self.versions[place].rows(rows), self.versions[other].rows(rows))
         given = true_sentences(pairs, generator)
@@ -172,79 +174,75 @@ def _attributes(pairs: Pairs) -> Tensor:
     return (covered[..., None] * hot[:, :, None]).sum(1).float()
 
 
-def batches(encoder: ImageEncoder, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Endless, of more and more scenes; the oldest are forgotten in the end."""
-    pools: list[Pool] = []
+def batches(encoder: ImageEncoder, scenes: int | None, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Endless, of so many scenes; None: of more and more, where the oldest are forgotten in the end."""
+    pools = [Pool(encoder, scenes, generator)] if scenes else []
     while True:
-        pools = [*pools[1 - POOLS :], Pool(encoder, generator)]
+        if not scenes:
+            pools = [*pools[1 - POOLS :], Pool(encoder, KEPT, generator)]
         for place in torch.randint(len(pools), (BATCHES,), generator=generator, device=generator.device).tolist():
             yield pools[place].batch(batch, generator)
 
 
-class Matching:
-    """The hinge loss of the whole score and of its global term; the contrast alone at first, which fades into them."""
-
-    def __init__(self, device: str, seen: int = 0):
-        self.seen = torch.tensor(seen, dtype=torch.float64, device=device)  # pictures
-
-    def __call__(
-        self, network: nn.Module, batch: Batch, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(network, Mmca)
-        n = len(batch.words)
-        regions = Sets(
-            batch.regions, torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
-        )
-        words = Sets(network.text(batch.words), batch.words > 0)
-        first = network.global_scores(regions, words)
-        rows, columns = asked(first.detach().masked_fill(batch.true, NEVER))
-        pictures, told = network.opened(regions, words)
-        crossed = torch.full_like(first, NEVER)
-        crossed[rows, columns] = network.cross_scores(pictures[rows], told[columns])
-        whole = first + crossed
-
-        fading = (1 - self.seen / CURRICULUM).clamp(min=0).float()
-        self.seen += n
-        alone, both = hinge(first, batch.true), hinge(whole, batch.true)
-        first_steps = contrast(first, batch.true) + contrast(crossed, batch.true)
-        twin = torch.arange(n, device=first.device).roll(n // 2)
-        report = {"global": alone, "whole": both, "contrast": first_steps}
-        known = ~batch.true[twin, twin.roll(n // 2)]
-        for name, scores in (("global_twins", first), ("cross_twins", crossed), ("whole_twins", whole)):
-            right = scores.diagonal() > scores[twin, torch.arange(n, device=first.device)]
-            report[name] = (right & known).sum() / known.sum().clamp(min=1)
-        return torch.lerp(alone + both, first_steps, fading), report
+def scenes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, help="learn from so many scenes and their twins, not from ever new ones")
 
 
-def images_seen(resume: Path | None, batch: int) -> int:
-    """By the run that is resumed; 0 where its file can't be read, of which `train` will speak."""
-    try:
-        _, record = read(resume) if resume else ({}, {})
-        progress = of_json({"progress": "{}", **record}, "progress", dict)
-        own = of_json({"training": "{}", **record}, "training", dict).get("images", 0)
-        return int(progress.get("earlier_images", own) + progress.get("step", 0) * batch)
-    except (ValueError, TypeError):
-        return 0
+def matching(network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both losses of both terms, each by itself."""
+    assert isinstance(network, Mmca)
+    regions, words = read_by(network, batch)
+    first = network.global_scores(regions, words)
+    rows, columns = asked(first.detach().masked_fill(batch.true, NEVER), generator)
+    pictures, told = network.opened(regions, words)
+    crossed = torch.full_like(first, NEVER)
+    crossed[rows, columns] = network.cross_scores(pictures[rows], told[columns])
+
+    total, report = first.new_zeros(()), {}
+    for name, scores in (("global", first), ("cross", crossed)):
+        hinged, contrasted = hinge(scores, batch.true), contrast(scores, batch.true)
+        total = total + hinged + contrasted
+        report |= {name: hinged, f"{name}_contrast": contrasted, f"{name}_twins": of_twins(scores, batch.true)}
+    return total, report | {"whole_twins": of_twins(first + crossed, batch.true)}
 
 
-def asked(negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (picture, sentence) for the cross attention: own, twin's, and the hardest picture of each sentence."""
-    every = torch.arange(len(negatives), device=negatives.device)
-    return torch.cat([every, every, negatives.argmax(0)]), torch.cat([every, every.roll(len(every) // 2), every])
+def read_by(network: Mmca, batch: Batch) -> tuple[Sets, Sets]:
+    """Regions and the states of words."""
+    keep = torch.ones(batch.regions.shape[:2], dtype=torch.bool, device=batch.regions.device)
+    return Sets(batch.regions, keep), Sets(network.text(batch.words), batch.words > 0)
+
+
+def of_twins(scores: Tensor, true: Tensor) -> Tensor:
+    """Share of sentences that prefer their own picture to its twin, of those which are false of the twin."""
+    every = torch.arange(len(scores), device=scores.device)
+    twin = every.roll(len(every) // 2)
+    known = ~true[twin, every]
+    return ((scores.diagonal() > scores[twin, every]) & known).sum() / known.sum().clamp(min=1)
+
+
+def asked(negatives: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs (picture, sentence) for the cross attention: ASKED pictures of each sentence, its own, its twin's, the
+    hardest of the global scores' `negatives` [n n], and others by chance."""
+    n = len(negatives)
+    every = torch.arange(n, device=negatives.device)
+    chance = torch.rand(n, n, generator=generator, device=negatives.device)
+    for chosen in (every, every.roll(n // 2), negatives.argmax(0)):
+        chance[chosen, every] = 2
+    rows = chance.topk(min(ASKED, n), dim=0).indices
+    return rows.flatten(), every.expand_as(rows).flatten()
 
 
 def main() -> None:
-    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE)
+    recipe, given = arguments("models/demo/matchers/scenes_matcher.safetensors", RECIPE, scenes_argument)
     torch.manual_seed(recipe.seed)
     checkpoint = load_checkpoint(DEMO / "encoders" / ENCODER, "encoder")
     frozen = checkpoint.build()
     frozen.load_state_dict(checkpoint.state)
     encoder = cast(ImageEncoder, frozen.float().eval().requires_grad_(False).to(given.device))
     metadata = {"architecture": "mmca", "config": json.dumps(asdict(CONFIG))}
-    loss = Matching(given.device, images_seen(given.resume, recipe.batch))
     network = Mmca(CONFIG).to(given.device)
-    probed(network, Pool(encoder, torch.Generator(given.device).manual_seed(recipe.seed)))
-    train(Run(network, recipe, given.device, metadata), loss, given, partial(batches, encoder))
+    probed(network, Pool(encoder, given.scenes or KEPT, torch.Generator(given.device).manual_seed(recipe.seed)))
+    train(Run(network, recipe, given.device, metadata), matching, given, partial(batches, encoder, given.scenes))
 
 
 if __name__ == "__main__":

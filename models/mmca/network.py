@@ -25,7 +25,7 @@ from ..clip_noisy.network import TextBlock
 
 WINDOWS = (1, 2, 3)  # words
 TEXT_HEADS = 4  # of the text tower
-LARGEST = 1 << 26  # numbers of an attention's matrix
+LARGEST = 1 << 22  # numbers of an attention's matrix: more at once is slower, as it leaves a CPU's cache
 
 
 @dataclass(frozen=True)

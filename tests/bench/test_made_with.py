@@ -11,7 +11,7 @@ from bench import judge, made_with
 RESULTS, WORKFLOWS = ROOT / "bench" / "results", ROOT / "workflows"
 PICTURES = WORKFLOWS / "pictures"
 COSTS = {"adm_speed", "cfg_guider", "gpu_cost", "guide_cost", "guided_step", "hspace_cost", "launches"}  # of networks
-TRUE = {"enlarging", "matching"}  # whose answers are known, so that nothing judges
+TRUE = {"enlarging", "matching", "matching_scenes"}  # whose answers are known, so that nothing judges
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt")
 FIGURES = sorted(path for path in RESULTS.glob("*.json") if path.stem not in COSTS | {"judge", "made_with"})
 

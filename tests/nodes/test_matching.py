@@ -98,13 +98,50 @@ def test_regions_may_be_what_lies_under_masks(execute, encoder, matcher, scenes)
     assert len(matched(execute, matcher, found)[2]["scores"]) == COUNT
 
 
-def test_attention_is_shown_where_regions_look_at_each_word(execute, encoder, matcher, scenes):
+def told(count, seed=6):
+    """Scenes, and a sentence of each that names shapes and colours."""
+    from training.two_shapes import draw_pairs, sentences
+
+    pairs, true = draw_pairs(count, torch.Generator().manual_seed(seed)), torch.ones(count, dtype=torch.bool)
+    said = torch.tensor([True, True, False]).expand(count, 2, -1)
+    return pairs, sentences(pairs, said, true, ~true, torch.zeros(count, dtype=torch.long)).lines()
+
+
+def test_attention_is_of_each_word_to_each_region(execute, encoder, matcher, scenes):
     images, _ = scenes
     found = regions(execute, encoder, images)
     words = matcher.words(["a red star left of a blue circle"], encoder)
     seen = matcher.attention(found, words, [3, 1], 0)
-    assert seen.shape == (2, 16, 8) and seen.min() >= 0 and seen.sum(2).max() <= 1 + 1e-6
+    assert seen.shape == (2, 8, 16) and seen.min() >= 0 and seen.sum(2).max() <= 1 + 1e-6
     assert words.names == [["a", "red", "star", "left", "of", "a", "blue", "circle"]]
+
+
+def test_the_name_of_a_shape_looks_at_that_shape(execute, encoder, matcher):
+    from training.two_shapes import render_pairs
+
+    pairs, lines = told(32)
+    images, masks = render_pairs(pairs)
+    found, words = regions(execute, encoder, (images.movedim(1, -1) + 1) / 2), matcher.words(lines, encoder)
+    covered = torch.nn.functional.adaptive_avg_pool2d(masks, 4).flatten(2)  # [n 2 k]
+    right = 0
+    for n, names in enumerate(words.names):
+        seen = matcher.attention(found, words, [n], n)[0]
+        for place, word in ((0, names.index("a") + 2), (1, len(names) - 1)):  # of its noun
+            here, there = ((seen[word] * covered[n, k]).sum() for k in (place, 1 - place))
+            right += int(here > there)
+    assert right >= 60  # of 64
+
+
+def test_the_cross_term_alone_tells_a_scene_from_its_twin(execute, encoder, matcher):
+    from training.two_shapes import joined, moved, render_pairs, swapped
+
+    pairs, lines = told(64)
+    for twin in (swapped(pairs, "colour"), moved(pairs)):
+        images, _ = render_pairs(joined(pairs, twin))
+        found = regions(execute, encoder, (images.movedim(1, -1) + 1) / 2)
+        scores = matcher.scores(found, matcher.words(lines, encoder), len(images))
+        own, other = (scores.whole - scores.first).unflatten(0, (2, 64)).diagonal(dim1=1, dim2=2)
+        assert (own > other).sum() >= 62 and (own - other).mean() > 0.2  # of 64; beyond the margin of the training
 
 
 def refused(execute, node, match, **inputs):

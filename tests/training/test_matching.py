@@ -1,14 +1,12 @@
 """The loss of the matcher against its closed form and the published one, and what sentences are true of."""
 
-import json
 import math
 
 import golden_files
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from training.matching import NEVER, contrast, hinge, images_seen, true_sentences
+from training.matching import ASKED, NEVER, asked, contrast, hinge, of_twins, true_sentences
 from training.two_shapes import (
     RELATIONS,
     WORDS,
@@ -150,12 +148,34 @@ def test_the_contrast_moves_scores_that_the_hinge_loss_would_leave_alike():
     assert (scores.grad.diagonal() < 0).all() and (scores.grad[~own] > 0).all()
 
 
-def test_a_resumed_run_knows_how_many_pictures_it_has_seen(tmp_path):
-    path = tmp_path / "a.safetensors"
-    for metadata, seen in (
-        ({"progress": json.dumps({"step": 7, "earlier_images": 5})}, 19),
-        ({"training": json.dumps({"images": 11})}, 11),
-    ):
-        save_file({"a": torch.ones(1)}, path, metadata)
-        assert images_seen(path, 2) == seen
-    assert images_seen(None, 2) == 0 == images_seen(tmp_path / "none", 2)
+def test_the_cross_attention_is_asked_about_own_twin_hardest_and_others_by_chance():
+    generator = torch.Generator().manual_seed(0)
+    negatives = torch.rand(20, 20, generator=generator)
+    rows, columns = asked(negatives, generator)
+    assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == len(rows) == 20 * ASKED
+    seen = torch.zeros(20, 20, dtype=torch.bool)
+    seen[rows, columns] = True
+    every = torch.arange(20)
+    assert seen[every, every].all() and seen[every, every.roll(10)].all() and seen[negatives.argmax(0), every].all()
+    assert (seen.sum(0) == ASKED).all()
+    again = torch.zeros_like(seen)
+    again[asked(negatives, generator)] = True
+    assert not again.equal(seen)
+
+
+def test_the_share_of_twins_leaves_out_sentences_that_are_true_of_both():
+    scores = torch.tensor([[0.9, 0.0, 0.8, 0.0], [0.0, 0.1, 0.0, 0.2], [0.2, 0.0, 0.5, 0.0], [0.0, 0.4, 0.0, 0.9]])
+    own = torch.eye(4, dtype=torch.bool)  # sentence 1 prefers its twin, 2 its twin, 0 and 3 their own
+    assert of_twins(scores, own).item() == 0.5
+    both = own.clone()
+    both[3, 1] = True
+    assert of_twins(scores, both).item() == pytest.approx(2 / 3)
+
+
+def test_the_cross_term_learns_where_the_global_term_alone_keeps_the_margin():
+    """The hinge loss of the sum of both would be 0 there, and so would its gradient."""
+    first, crossed = 0.9 * torch.eye(6), torch.zeros(6, 6, requires_grad=True)
+    own = torch.eye(6, dtype=torch.bool)
+    assert hinge(first + crossed, own).item() == 0
+    alone, both = hinge(crossed, own), hinge(first + crossed, own, margin=0.4)
+    assert alone.item() == pytest.approx(0.4) and both.item() <= hinge(first, own).item() + alone.item()

@@ -137,7 +137,7 @@ class Matcher:
         return Scores(first.cpu(), whole.cpu())
 
     def attention(self, regions: Regions, words: Words, pictures: Sequence[int], sentence: int) -> Tensor:
-        """How much each region looks at each word, [n k w] in [0, 1], of some pictures with one sentence."""
+        """How much each word looks at each region, [n w k] in [0, 1], of some pictures with one sentence."""
         device, network = self.patcher.load_device, self.network
         with torch.inference_mode(False), torch.no_grad():
             rows = torch.tensor(pictures)
@@ -145,7 +145,7 @@ class Matcher:
             chosen = words.sets[torch.full((len(rows),), sentence, device=device)]
             seen = network.crossed(*network.opened(sets, chosen))[2]
         k, length = sets.keep.shape[1], len(words.names[sentence])
-        return seen[:, :k, k : k + length].cpu()
+        return seen[:, k : k + length, :k].cpu()
 
     def of_maps(self, maps: Tensor, states: Tensor) -> Tensor:
         """S [B] of the cells of feature maps [B C h w] with one sentence [1 w word]; gradients pass to the maps."""
