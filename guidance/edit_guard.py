@@ -47,14 +47,14 @@ def where_edited(edited: Tensor, original: Tensor, threshold: float, soften: flo
 
 
 def blurred(maps: Tensor, deviation: float) -> Tensor:
-    """Each plane of [... h w] under a Gaussian of that deviation, nothing beyond the border."""
+    """Each plane of [... h w] under a Gaussian of that deviation, its border going on beyond."""
     if deviation <= 0:
         return maps
     from kornia.filters import gaussian_blur2d  # imported when first used: it takes a second
 
     taps = 2 * math.ceil(3 * deviation) + 1
     planes = maps.reshape(-1, 1, *maps.shape[-2:])
-    return gaussian_blur2d(planes, (taps, taps), (deviation, deviation), border_type="constant").reshape(maps.shape)
+    return gaussian_blur2d(planes, (taps, taps), (deviation, deviation), border_type="replicate").reshape(maps.shape)
 
 
 def _grown(mask: Tensor, by: float) -> Tensor:

@@ -69,6 +69,20 @@ def inject(scene, model, window=ALWAYS):
     ]
 
 
+def dial(scene, model, window=ALWAYS):
+    """Against what another class says, as the models of the table see no reference."""
+    given = {"dial": 2.0, "without": scene.labels["b"], "start_percent": window[0], "end_percent": window[1]}
+    return scene.execute("Guidance_ReferenceDial", model=model, **given)[0]
+
+
+def guard(scene, model, window=ALWAYS):
+    source = {"samples": pictures().movedim(-1, 1) * 2 - 1}
+    mask = torch.zeros(1, 32, 32)
+    mask[..., :16] = 1
+    given = {"source": source, "mask": mask, "start_percent": window[0], "end_percent": window[1]}
+    return scene.execute("Guidance_EditGuard", model=model, **given)[0]
+
+
 SCALED = 6.0
 NETWORK, RESCALED, METHOD, GUIDES = "network", "scale", "method", "guides"
 
@@ -97,6 +111,8 @@ PATCHES = {
     "HSpace Edit, asymmetric": Patch(NETWORK, hspace(True)),
     "HSpace Edit, symmetric": Patch(NETWORK, hspace(False)),
     "HSpace Inject": Patch(NETWORK, inject, placed=True),
+    "Reference Dial": Patch(GUIDES, dial),
+    "Edit Guard": Patch(GUIDES, guard),
 }
 IN_CHAINS = {
     "Apply Guides, every 3": Patch(GUIDES, guides("at denoised", every=3, views=3), "Apply Guides: every"),

@@ -98,7 +98,7 @@ def _without(name: str, conds: Sequence[Any], given: Any) -> list[Any] | None:
     if given is not None:
         own = comfy.sampler_helpers.convert_cond(given)
         if any(cond.get("hooks") for cond in own):
-            raise ValueError(f"{NODE}: what is said without the reference has hooks (a LoRA), which can't act there")
+            raise ValueError(f"{NODE}: what is said without the reference has hooks (a LoRA), which can't act there; remove them")
     elif any(shows_a_picture(cond) for cond in conds):
         own = [without_pictures(cond) for cond in conds]
     else:
