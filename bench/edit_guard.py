@@ -1,16 +1,17 @@
 """`python dev.py bench edit_guard`: what Edit Guard holds of a picture, and what it leaves of the edit.
 
-64 rendered scenes, redrawn from a noisy copy (img2img, denoise .65 of 25 steps of euler_ancestral, cfg 3) by the
-shipped U-Net with another class: a colour, or a texture, of the same shape. Nothing says what the background is, so it
+64 rendered scenes, 8 of each shape, redrawn from a noisy copy (img2img, denoise .65 of 25 steps of euler_ancestral,
+cfg 3) by the shipped model that reads texts: "a yellow star" of a red one. Nothing says what the background is, so it
 changes too. Outside: mean absolute change of the colours, in [0, 1], where the shape isn't, by its true mask two pixels
-wider. Inside: in how many pictures the judge sees the wanted class. The guard is given that mask, or finds its own; the
-noise is the same everywhere. Writes `bench/results/edit_guard.json` and a plot; a run resumes.
+wider. Inside: in how many pictures the judge sees the wanted colour. The guard is given that mask, or finds its own;
+the noise is the same everywhere. Writes `bench/results/edit_guard.json` and a plot; a run resumes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -27,19 +28,27 @@ from .pack import Pack
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
+SHAPES, COLOURS = CLASSES["shape"], CLASSES["colour"]
 RESULTS = PACK / "bench" / "results"
-COUNT, SEED = 64, 550_021
+EACH, SEED = 8, 550_021
 STEPS, DENOISE, CFG, SAMPLER = 25, 0.65, 3.0, "euler_ancestral"
-EDITS = ("colour", "texture")
 MARGIN = 2  # pixels around the shape
-MADE_WITH = (made_with.UNET, made_with.JUDGE)
+MADE_WITH = (made_with.TEXT, made_with.JUDGE)
 SETTINGS: dict[str, dict[str, Any] | None] = {
     "unguarded": None,
     "all, mask given": {"hold": "all", "mask": True},
     "all, mask found": {"hold": "all", "mask": False},
     "colours, mask given": {"hold": "colours", "mask": True},
     "colours, mask found": {"hold": "colours", "mask": False},
+    "all, mask given, strength 0.5": {"hold": "all", "mask": True, "strength": 0.5},
 }
+
+
+def scenes_of(goal: int) -> Scenes:
+    """Eight of one shape and colour, on other backgrounds than that colour and the wanted one, which is the goal's."""
+    index = torch.arange(EACH)
+    fixed = {"shape": index * 0 + goal, "colour": index * 0 + (goal + 1) % 8, "background": (goal + 2 + index % 6) % 8}
+    return render(draw(EACH, torch.Generator().manual_seed(SEED + goal), **fixed))
 
 
 def free_of(scenes: Scenes) -> Tensor:
@@ -47,24 +56,16 @@ def free_of(scenes: Scenes) -> Tensor:
     return max_pool2d((scenes.mask > 0).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0]
 
 
-def wanted(scenes: Scenes, attribute: str) -> Tensor:
-    """Class indices [B]: the next one of the attribute that neither shape nor background has."""
-    labels, count = scenes.attributes.labels(), len(CLASSES[attribute])
-    place = list(CLASSES).index(attribute)
-    found = (labels[:, place] + 1) % count
-    return torch.where(found == labels[:, 2], (found + 1) % count, found) if attribute == "colour" else found
-
-
 class Bench(Pack):
     def __init__(self) -> None:
         super().__init__()
-        self.model = self.node("Guidance_LoadModel", model_name="scenes_unet.safetensors")[0]
+        self.model = self.node("Guidance_LoadModel", model_name="scenes_text.safetensors")[0]
 
-    def conditioning(self, names: list[str]) -> Any:
-        return self.node("Guidance_ClassConditioning", model=self.model, class_label="\n".join(names))[0]
+    def text(self, text: str) -> Any:
+        return self.node("Guidance_TextConditioning", model=self.model, text=text)[0]
 
-    def edited(self, scenes: Scenes, names: list[str], options: dict[str, Any] | None) -> Tensor:
-        """Pictures [B 3 32 32] of the scenes, redrawn with a class each."""
+    def edited(self, goal: int, scenes: Scenes, options: dict[str, Any] | None) -> Tensor:
+        """Pictures [8 3 32 32] of the scenes in the goal's colour."""
         import comfy.sample
 
         model = self.model
@@ -73,21 +74,24 @@ class Bench(Pack):
             (model,) = self.node(
                 "Guidance_EditGuard", model=model, source={"samples": scenes.image}, **{**options, "mask": mask}
             )
-        noise = torch.randn(scenes.image.shape, generator=torch.Generator().manual_seed(SEED + 1))
-        sides = self.conditioning(names), self.conditioning([""])
+        noise = torch.randn(scenes.image.shape, generator=torch.Generator().manual_seed(SEED - 1 - goal))
+        sides = self.text(f"a {COLOURS[goal]} {SHAPES[goal]}"), self.text("")
         given = {"denoise": DENOISE, "seed": 0, "disable_pbar": True}
         return comfy.sample.sample(model, noise, STEPS, CFG, SAMPLER, "normal", *sides, scenes.image.clone(), **given)
 
 
-def read(images: Tensor, scenes: Scenes, attribute: str, classes: Tensor) -> dict[str, float]:
-    outside = 1 - free_of(scenes)[:, None]
-    apart = (images.clamp(-1, 1) - scenes.image).abs().mean(1, keepdim=True) / 2
+def read(images: Tensor, scenes: Sequence[Scenes]) -> dict[str, float]:
+    """Of the pictures [64 3 32 32] of all goals."""
+    sources, masks = (torch.cat(parts) for parts in zip(*((s.image, free_of(s)) for s in scenes), strict=True))
+    labels = torch.cat([s.attributes.labels() for s in scenes])
+    outside = 1 - masks[:, None]
+    apart = (images.clamp(-1, 1) - sources).abs().mean(1, keepdim=True) / 2
     said = judge.classify(images)
     found = {
         "outside": (apart * outside).sum() / outside.sum(),
-        "background": (said["background"] == scenes.attributes.background).float().mean(),
-        "inside": (said[attribute] == classes).float().mean(),
-        "shape": (said["shape"] == scenes.attributes.shape).float().mean(),
+        "background": (said["background"] == labels[:, 2]).float().mean(),
+        "inside": (said["colour"] == labels[:, 0]).float().mean(),  # the goals' colours have their shapes' numbers
+        "shape": (said["shape"] == labels[:, 0]).float().mean(),
     }
     return {name: round(value.item(), 4) for name, value in found.items()}
 
@@ -100,17 +104,15 @@ def compared(cells: dict[str, dict[str, float]]) -> None:
         cell["inside_kept"] = round(cell["inside"] / plain["inside"], 4)
 
 
-def plot(found: dict[str, Any]) -> None:
-    figure, axis = pyplot.subplots(figsize=(7.5, 5))
-    for attribute, marker in zip(EDITS, ("o", "s"), strict=True):
-        for place, (name, cell) in enumerate(found["edits"][attribute].items()):
-            label = name if attribute == EDITS[0] else None
-            axis.plot(cell["outside_left"], cell["inside_kept"], marker, color=f"C{place}", label=label)
+def plot(cells: dict[str, dict[str, float]]) -> None:
+    figure, axis = pyplot.subplots(figsize=(7, 4.6))
+    for name, cell in cells.items():
+        axis.plot(cell["outside_left"], cell["inside_kept"], "o", label=name)
     axis.axvline(0.25, color="grey", linestyle=":")
     axis.axhline(0.8, color="grey", linestyle=":")
     axis.set_xlabel("change of the colours outside, 1: unguarded (left is better)")
     axis.set_ylabel("edit inside, 1: unguarded (judge)")
-    axis.set_title("circles: another colour; squares: another texture")
+    axis.set_ylim(0.7, 1.1)
     axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(RESULTS / "edit_guard.png", dpi=90)
@@ -122,20 +124,19 @@ def main() -> None:
     path, made = RESULTS / "edit_guard.json", made_with.hashes(MADE_WITH)
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if found.get("made_with") != made:
-        found = {"made_with": made, "edits": {attribute: {} for attribute in EDITS}}
-    scenes = render(draw(COUNT, torch.Generator().manual_seed(SEED)))
+        found = {"made_with": made, "n": EACH * len(SHAPES), "settings": {}}
+    scenes = [scenes_of(goal) for goal in range(len(SHAPES))]
     with torch.inference_mode():
         bench = Bench()
-        for attribute in EDITS:
-            classes, cells = wanted(scenes, attribute), found["edits"][attribute]
-            names = [CLASSES[attribute][index] for index in classes.tolist()]
-            for name, options in SETTINGS.items():
-                if name not in cells:
-                    cells[name] = read(bench.edited(scenes, names, options), scenes, attribute, classes)
-                    compared(cells)
-                    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-                    print(attribute, name, cells[name], file=sys.stderr, flush=True)
-    plot(found)
+        for name, options in SETTINGS.items():
+            if name in found["settings"]:
+                continue
+            images = [bench.edited(goal, source, options) for goal, source in enumerate(scenes)]
+            found["settings"][name] = read(torch.cat(images), scenes)
+            compared(found["settings"])
+            path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            print(name, found["settings"][name], file=sys.stderr, flush=True)
+    plot(found["settings"])
     made_with.record(RESULTS / "edit_guard.png", made)
     print(json.dumps(found))
 

@@ -110,7 +110,9 @@ class EditGuard(WindowNode):
             ],
             inputs=[
                 io.Model.Input("model", tooltip="Any model: an edit model, or img2img with another prompt."),
-                io.Latent.Input("source", tooltip="VAE Encode of the picture that is edited, of the size that is drawn."),
+                io.Latent.Input(
+                    "source", tooltip="VAE Encode of the picture that is edited, of the size that is drawn."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,

@@ -80,7 +80,7 @@ def test_a_softened_mask_covers_what_was_changed_and_fades():
     edited[..., 8:16, 10:20] += 1.0
     mask = where_edited(edited, original, threshold=1.5, soften=0.04)
     assert mask[..., 9:15, 11:19].min() > 0.99 and mask[..., 8:16, 10:20].min() > 0.6
-    assert 0 <= mask.min() and mask.max() <= 1 and mask[..., 24:, :].max() == 0
+    assert mask.min() >= 0 and mask.max() <= 1 and mask[..., 24:, :].max() == 0
 
 
 def test_each_picture_has_its_own_mean():

@@ -81,9 +81,7 @@ def test_a_found_mask_is_each_pictures_own(execute, models, guard, source):
     model, given = models["scenes_unet"][0], source("scenes_unet", 2)
     noise = random(2, 3, 32, 32, seed=1)
     both = sample(execute, guard(model, given), noise=noise)
-    alone = [
-        sample(execute, guard(model, source("scenes_unet")), batch=1, noise=noise[k : k + 1]) for k in range(2)
-    ]
+    alone = [sample(execute, guard(model, source("scenes_unet")), batch=1, noise=noise[k : k + 1]) for k in range(2)]
     torch.testing.assert_close(both, torch.cat(alone), atol=2e-4, rtol=0)
 
 
@@ -93,9 +91,7 @@ def test_what_guides_add_is_held_too_in_any_order(execute, models, encoder, guar
     after = applied(execute, guard(model, given, half()), guides)
     drawn = sample(execute, before)
     assert torch.equal(drawn, sample(execute, after))
-    torch.testing.assert_close(
-        drawn[..., 16:], given["samples"][..., 16:].expand(2, -1, -1, -1), atol=2e-5, rtol=0
-    )
+    torch.testing.assert_close(drawn[..., 16:], given["samples"][..., 16:].expand(2, -1, -1, -1), atol=2e-5, rtol=0)
 
 
 def test_two_guards_hold_two_sources(execute, models, guard, source):

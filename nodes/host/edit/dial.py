@@ -50,7 +50,9 @@ class DialledRun:
         whole = x.new_empty(()).expand(shape)  # the host asks for its size alone
         return options["context_handler"].get_resized_cond(found, whole, window, x.device)
 
-    def between(self, dial: float, conds: Any, others: Any, seen: Tensor, bare: Tensor, x: Any, timestep: Any) -> Tensor:
+    def between(
+        self, dial: float, conds: Any, others: Any, seen: Tensor, bare: Tensor, x: Any, timestep: Any
+    ) -> Tensor:
         """D0 + d (D1 - D0) of the predictions with (D1) and without (D0), where both say something; else D1."""
         if others is None:
             return seen
@@ -98,7 +100,9 @@ def _without(name: str, conds: Sequence[Any], given: Any) -> list[Any] | None:
     if given is not None:
         own = comfy.sampler_helpers.convert_cond(given)
         if any(cond.get("hooks") for cond in own):
-            raise ValueError(f"{NODE}: what is said without the reference has hooks (a LoRA), which can't act there; remove them")
+            raise ValueError(
+                f"{NODE}: what is said without the reference has hooks (a LoRA), which can't act there; remove them"
+            )
     elif any(shows_a_picture(cond) for cond in conds):
         own = [without_pictures(cond) for cond in conds]
     else:

@@ -34,7 +34,9 @@ class Guard:
         """The source in the model's space, [n C ... h w]. Raises ValueError for another size or batch."""
         source = self.source
         if like.ndim < VIDEO - 1:
-            raise ValueError(f"{NODE} holds pictures and videos, and latents of shape {[*like.shape]} are sampled; leave it out")
+            raise ValueError(
+                f"{NODE} holds pictures and videos, and latents of shape {[*like.shape]} are sampled; leave it out"
+            )
         if source.ndim == like.ndim - 1 == VIDEO - 1:  # of a picture, in a model of videos
             source = source.unsqueeze(2)
         if source.shape[1:] != like.shape[1:] or len(source) not in (1, len(like)):
@@ -90,7 +92,9 @@ def _begin(course: Course, parts: Sequence[Guard]) -> GuardedRun | None:
     if course.rising:
         return None
     if len(course.latent_shapes) > 1:
-        raise ValueError(f"{NODE} holds one latent; this model samples several packed into one (video and audio); leave it out")
+        raise ValueError(
+            f"{NODE} holds one latent; this model samples several packed into one (video and audio); leave it out"
+        )
     return GuardedRun(course, parts)
 
 
