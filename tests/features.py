@@ -297,7 +297,7 @@ def filled_hole(networks, dial):
 
 def guarded(networks, hold):
     """Edit Guard with a mask that it finds."""
-    source = {"samples": pictures(2).movedim(-1, 1) * 2 - 1}
+    source = {"samples": pictures().movedim(-1, 1) * 2 - 1}
     given = {"model": networks.load("unet"), "source": source, "hold": hold}
     return sampled(networks, networks.execute("Guidance_EditGuard", **given)[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,11 @@ def _begin(course: Course, parts: Sequence[Guard]) -> GuardedRun | None:
     if len(course.latent_shapes) > 1:
         raise ValueError(
             f"{NODE} holds one latent; this model samples several packed into one (video and audio); leave it out"
+        )
+    if course.continues and any(guard.mask is None for guard in parts):
+        logging.warning(
+            "Edit Guard: the mask is found by this run's first look alone, and the run goes on where another ended; in "
+            "a chain of samplers connect a mask"
         )
     return GuardedRun(course, parts)
 
