@@ -40,7 +40,6 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "all, mask found": {"hold": "all", "mask": False},
     "colours, mask given": {"hold": "colours", "mask": True},
     "colours, mask found": {"hold": "colours", "mask": False},
-    "all, mask given, strength 0.5": {"hold": "all", "mask": True, "strength": 0.5},
 }
 
 
