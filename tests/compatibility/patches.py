@@ -71,7 +71,7 @@ def inject(scene, model, window=ALWAYS):
 
 def dial(scene, model, window=ALWAYS):
     """Against what another class says, as the models of the table see no reference."""
-    given = {"dial": 2.0, "without": scene.labels["b"], "start_percent": window[0], "end_percent": window[1]}
+    given = {"dial": 2.0, "without": scene.label("ring"), "start_percent": window[0], "end_percent": window[1]}
     return scene.execute("Guidance_ReferenceDial", model=model, **given)[0]
 
 
