@@ -281,6 +281,27 @@ def on_unet(networks):
     return {"positive": networks.words(), "negative": networks.words(4)}
 
 
+def filled_hole(networks, dial):
+    """GLIDE's inpainting base at a dial between what it keeps and nothing."""
+    import glide_golden
+
+    name = glide_golden.stored("inpaint.", "feature_glide.safetensors")
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    (model,) = networks.execute("Guidance_ReferenceDial", model=model, dial=dial)
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[..., : SIDE // 2] = 1
+    (told,) = networks.execute("Guidance_TextConditioning", model=model, text="a corgi")
+    (told,) = networks.execute("Guidance_InpaintConditioning", conditioning=told, image=pictures(), mask=mask)
+    return sampled(networks, model, told, told)
+
+
+def guarded(networks, hold):
+    """Edit Guard with a mask that it finds."""
+    source = {"samples": pictures().movedim(-1, 1) * 2 - 1}
+    given = {"model": networks.load("unet"), "source": source, "hold": hold}
+    return sampled(networks, networks.execute("Guidance_EditGuard", **given)[0])
+
+
 FEATURES = {
     "plain pixel model": lambda n: sampled(n, n.load("unet"), cfg=3.0),
     "plain latent model": lambda n: sampled(n, n.load("latent"), cfg=3.0),
@@ -290,6 +311,9 @@ FEATURES = {
     "CFG Patch: rescale": lambda n: patched(n, "rescale", phi=0.7),
     "CFG Patch: perp-neg": lambda n: patched(n, "perp-neg", strength=1.0),
     "CFG Combiner": combined,
+    "Reference Dial": lambda n: filled_hole(n, 1.5),
+    "Edit Guard: all": lambda n: guarded(n, "all"),
+    "Edit Guard: colours": lambda n: guarded(n, "colours"),
     "CFG Combiner: a second model": lambda n: combined(n, reference="model", model=n.load("unet", 1)),
     "CFG Combiner: other time": lambda n: combined(n, reference="other time"),
     "Dual Model CFG Guider": dual_model,

@@ -12,6 +12,10 @@ PROMISES = {
         "nodes/test_hspace.py": ["test_a_neutral_edit_leaves_every_bit"],
         "nodes/test_hspace_inject.py": ["test_an_injection_of_nothing_is_the_model_itself"],
         "nodes/test_nodes.py": ["test_scale_zero_is_the_unguided_sampler_bit_for_bit"],
+        "nodes/test_edit_guard.py": ["test_neutral_settings_change_no_bit"],
+        "nodes/test_reference_dial.py": [
+            "test_at_0_it_is_the_run_without_the_reference_and_at_1_the_run_with_it_to_the_bit"
+        ],
     },
     "cfg 1 and every guider and sampler of the host: defined or refused in words": {
         "nodes/test_compatibility.py": ["test_a_cell_works_or_says_in_words_that_it_does_not"],

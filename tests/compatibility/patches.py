@@ -69,6 +69,25 @@ def inject(scene, model, window=ALWAYS):
     ]
 
 
+def dial(scene, model, window=ALWAYS):
+    """Against what another class says, as the models of the table see no reference."""
+    given = {"dial": 2.0, "without": scene.label("ring"), "start_percent": window[0], "end_percent": window[1]}
+    return scene.execute("Guidance_ReferenceDial", model=model, **given)[0]
+
+
+def guard(given):
+    """With a mask that is given, or found."""
+
+    def apply(scene, model, window=ALWAYS):
+        mask = torch.zeros(1, 32, 32)
+        mask[..., :16] = 1
+        options = {"source": {"samples": pictures().movedim(-1, 1) * 2 - 1}, "mask": mask if given else None}
+        options |= {"start_percent": window[0], "end_percent": window[1]}
+        return scene.execute("Guidance_EditGuard", model=model, **options)[0]
+
+    return apply
+
+
 SCALED = 6.0
 NETWORK, RESCALED, METHOD, GUIDES = "network", "scale", "method", "guides"
 
@@ -97,6 +116,8 @@ PATCHES = {
     "HSpace Edit, asymmetric": Patch(NETWORK, hspace(True)),
     "HSpace Edit, symmetric": Patch(NETWORK, hspace(False)),
     "HSpace Inject": Patch(NETWORK, inject, placed=True),
+    "Reference Dial": Patch(GUIDES, dial),
+    "Edit Guard": Patch(GUIDES, guard(True)),
 }
 IN_CHAINS = {
     "Apply Guides, every 3": Patch(GUIDES, guides("at denoised", every=3, views=3), "Apply Guides: every"),
@@ -107,4 +128,5 @@ IN_CHAINS = {
     "CFG Patch, adaptive skip": Patch(METHOD, cfg("adaptive skip", threshold=0.8), "CFG Patch: adaptive skip"),
     "CFG Patch, zero_init": Patch(METHOD, cfg("CFG-Zero*", strength=1.0, zero_init=0.5)),
     "HSpace Edit, delta block": Patch(NETWORK, hspace(False, block=True)),
+    "Edit Guard, mask found": Patch(GUIDES, guard(False), "Edit Guard: the mask"),
 }

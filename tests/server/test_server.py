@@ -12,6 +12,7 @@ import pytest
 import torch
 import websocket
 from conftest import ROOT, host_folder
+from one_checkpoint import as_one_checkpoint
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -188,6 +189,7 @@ SUBSTITUTES = {
     "golden retriever": "heart",
     "open_clip_model.safetensors": "scenes_clip.safetensors",
     "golden evening light": "a red star",
+    "make it autumn": "red",
     "a photograph of a house by the sea": "star",
     "a portrait photograph of a smiling person": "star",
     64: 32,
@@ -195,10 +197,10 @@ SUBSTITUTES = {
     512: 32,
     1024: 32,
 }
-FLOWS = ("sd3", "flux")  # how names of flow checkpoints begin
+FLOWS = ("sd3", "flux", "qwen")  # how names of flow checkpoints begin
 SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
 STEPS, SEARCHED = 8, 16  # the most that a test of a workflow samples, and looks at in a search; in full: `dev.py workflow`
-LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
+LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision", "UNETLoader")
 TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
 
 
@@ -363,7 +365,7 @@ def test_every_api_workflow_runs_and_saves_a_picture(
 ):
     prompt = json.loads(path.read_text("utf-8"))
     foreign = any(node["class_type"] in LOADERS for node in prompt.values())
-    prompt = on_shipped_models(prompt) if foreign else on_small_towers(prompt)
+    prompt = on_shipped_models(as_one_checkpoint(prompt)) if foreign else on_small_towers(prompt)
     needs_files = foreign or any(
         value in SUBSTITUTES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)
     )

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 ROWS = "guidance_rows"  # of transformer_options: what the guider asked the host for
 NEGATIVES = ("negative", "empty_negative_prompt")  # a guider's names for conditionings that count as uncond
 RANDOM = "random for "  # so begins CFG Combiner's name for a condition that says nothing, uncond too
+WITHOUT = "without the reference: "  # so begins Reference Dial's name for what a conditioning says without it
 UNKNOWN = (-1.0, -1.0, -1.0, -1.0)
 
 Area = tuple[float, float, float, float]  # top, left, height, width in shares of the latent
@@ -78,6 +79,7 @@ def names_of(options: Mapping[str, Any], known: Conds) -> list[str | None]:
 
 
 def is_uncond(name: str) -> bool:
+    name = name.removeprefix(WITHOUT)
     return name in NEGATIVES or name.startswith(RANDOM)
 
 
