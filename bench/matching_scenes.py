@@ -80,6 +80,8 @@ def draw(result: dict[str, Any], picture: Path) -> None:
             values = [result["scenes"][budget][test][name]["recall@1"] for budget in budgets]
             axis.plot([int(budget) for budget in budgets], values, style, label=name)
         axis.set(title=test, xlabel="scenes trained on, with their twins", xscale="log", ylim=(0, 101))
+        axis.set_xticks([int(budget) for budget in budgets], budgets)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="Recall@1 among 100, %")
     axes[0].legend(loc="lower right", fontsize=8)
