@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from .steer import GuidedRun, guided_prediction, jobs_of
 from .through import kept, with_graph
 
 KEY = "diffusion_guidance"
+FROM_PICTURES = tuple(
+    getattr(comfy.model_sampling, name) for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW") if hasattr(comfy.model_sampling, name)
+)
 RISING = "the last run went from a picture to its noise, where guides do nothing"
 
 
@@ -61,7 +65,14 @@ def _end(run: GuidedRun) -> None:
 def _refuse_unfit(course: Course, parts: Sequence[Application]) -> None:
     """Raises ValueError for what guides would do wrongly."""
     if len(course.latent_shapes) > 1:
-        raise ValueError("guides work on one latent; this model samples several packed into one (video and audio)")
+        raise ValueError(
+            "guides work on one latent, and this model samples several packed into one (video and audio); leave Apply "
+            "Guides out"
+        )
+    if isinstance(course.sampling, FROM_PICTURES):
+        raise ValueError(
+            "this model turns one picture into another, without noise that guides could steer; leave Apply Guides out"
+        )
     churn = getattr(course.sampler, "extra_options", {}).get("s_churn", 0)
     if any(part.recurrence > 1 for part in parts) and (course.sampler_name != "sample_euler" or churn):
         raise ValueError(
