@@ -118,11 +118,26 @@ class Scene:
 
     def point(self):
         """A sample in the model's space at the middle level."""
+        return packed(self.noise()) * (1 + self.sigma)
+
+    def first(self, sample):
+        """The latent that is a picture, of those that a sample packs."""
         import comfy.utils
 
-        with torch.inference_mode():
-            noise = self.noise()
-            return (comfy.utils.pack_latents(noise.unbind())[0] if noise.is_nested else noise) * (1 + self.sigma)
+        return comfy.utils.unpack_latents(sample, self.shape)[0]
+
+    def along(self, seed):
+        """A direction in that latent."""
+        import comfy.nested_tensor
+
+        parts = [seeded(*self.shape[0], seed=seed), *(torch.zeros(shape) for shape in self.shape[1:])]
+        return packed(comfy.nested_tensor.NestedTensor(parts)) if len(parts) > 1 else parts[0]
+
+
+def packed(noise):
+    import comfy.utils
+
+    return comfy.utils.pack_latents(noise.unbind())[0] if noise.is_nested else noise
 
 
 def different(found, plain):
@@ -170,16 +185,15 @@ def report(scene):
 
 def through(scene):
     """The gradient through the model has the slopes that finite differences have."""
-    with coloured(scene.model.model.latent_format) as factors:
+    with coloured(scene.model.model.latent_format, scene.shape[0][1]) as factors:
         ours, differences = slopes(scene, factors)
     error = float((ours - differences).norm() / differences.norm())
     assert error < SLOPE, f"the gradient is {error:.2g} off finite differences"
 
 
 @contextmanager
-def coloured(latent_format):
+def coloured(latent_format, channels):
     """Colours are a map that every format has for so long, [C 3]; those of a picture are its own."""
-    channels = latent_format.latent_channels
     factors = torch.eye(3) if channels == 3 else seeded(channels, 3, seed=8)
     own = {"latent_rgb_factors": factors.tolist(), "latent_rgb_factors_bias": None, "latent_rgb_factors_reshape": None}
     before = dict(latent_format.__dict__)
@@ -192,13 +206,13 @@ def coloured(latent_format):
 def slopes(scene, factors):
     """Of E = <colours of D(x), wanted> along random directions, [n]: by our gradient, and by central differences."""
     point = scene.point()
-    wanted = seeded(1, 3, point[0, 0].numel(), seed=2)
+    wanted = seeded(1, 3, scene.first(point)[0, 0].numel(), seed=2)
     plain, steered = (scene.predicted(scene.guider(m), [point])[0] for m in (None, through_model(scene, wanted)))
     shift = scene.sigma**2 / (1 - scene.sigma) if is_flow(scene) else scene.sigma**2
     grad = ((plain - steered) / shift).double()
-    directions, h = [seeded(*point.shape, seed=10 + n) for n in range(3)], 4e-3 * (1 + scene.sigma)
+    directions, h = [scene.along(seed) for seed in (10, 11, 12)], 4e-3 * (1 + scene.sigma)
     points = [point + side * h * along for along in directions for side in (1, -1)]
-    found = [scene_colours.double().flatten(2) for scene_colours in scene.predicted(scene.guider(), points)]
+    found = [scene.first(one).double().flatten(2) for one in scene.predicted(scene.guider(), points)]
     energies = [(torch.einsum("cr,bcn->brn", factors, one) * wanted).sum() for one in found]
     differences = [(up - down) / (2 * h) for up, down in zip(energies[::2], energies[1::2], strict=True)]
     return torch.stack([(grad * along).sum() for along in directions]), torch.stack(differences)
@@ -241,7 +255,7 @@ SKIPPING = {"adaptive skip": {"threshold": 0.0}}  # predictions of random networ
 
 
 def methods(scene):
-    """CFG Patch with every method; the sentence of the first that is refused."""
+    """CFG Patch with every method; what is refused, with its sentence."""
     from cfg_sampling import METHODS
 
     refused = []
@@ -308,11 +322,10 @@ def tried(scene, trial):
     found = []
     kind = verdict(lambda: found.append(TRIALS[trial](scene)))
     network = type(scene.model.model.diffusion_model).__name__
-    kind = Verdict(kind.kind, kind.words.replace(f"is a {network},", "is a transformer,"))
+    kind = Verdict(kind.kind, kind.words.replace(f"is a {network},", "is another network,"))
     if kind.kind == SILENT and scene.refuses and scene.refuses in kind.words:
         return Verdict(REFUSED, f"by the model itself: {scene.refuses}")
     (refused,) = found or [None]
     if kind.kind == WORKS and refused:
-        names = ", ".join(name for name, _ in refused)
-        return Verdict(SAID, f"{names}: {refused[0][1]}")
+        return Verdict(SAID, "; ".join(words for _, words in refused))
     return kind

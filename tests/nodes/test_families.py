@@ -19,7 +19,7 @@ pytestmark = pytest.mark.host
 PAGE = ROOT / "docs" / "models.md"
 RECORDS = bool(os.environ.get("GUIDANCE_RECORD_FAMILIES"))
 # Latents of 3, 4, 12, 16, 48 and 128 channels, on pictures, videos and several packed into one; U-Nets and transformers.
-EXAMPLES = ["SD15", "SDXL", "SD3", "Flux", "Flux2", "ZImage", "QwenImage", "WAN22_T2V", "GenmoMochi", "LTXAV"]
+EXAMPLES = ["LotusD", "SD15", "SDXL", "SD3", "Flux", "Flux2", "ZImage", "QwenImage", "WAN22_T2V", "GenmoMochi", "LTXAV"]
 EXAMPLES += ["Chroma", "ChromaRadiance", "ZImagePixelSpace", "HunyuanImage21", "Lumina2", "Anima"]
 
 
