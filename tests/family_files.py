@@ -8,7 +8,7 @@ import json
 
 import torch
 from families.build import fill
-from families.table import FLUX2, WAN, WIDTH
+from families.configs import FLUX2, WAN
 from safetensors.torch import save_file
 
 KLEIN = FLUX2 | {"hidden_size": 128, "num_heads": 1, "axes_dim": [32] * 4, "mlp_ratio": 3.0, "guidance_embed": False}
@@ -27,7 +27,11 @@ def write(folder):
     given = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
     put(folder / "diffusion_models" / "random_flux2.safetensors", Flux(image_model="flux2", **KLEIN, **given))
     told = {"config": json.dumps({"transformer": {name: WAN_5B[name] for name in TOLD}})}
-    put(folder / "diffusion_models" / "random_wan22.safetensors", WanModel(image_model="wan2.1", **WAN_5B, **given), told)
+    put(
+        folder / "diffusion_models" / "random_wan22.safetensors",
+        WanModel(image_model="wan2.1", **WAN_5B, **given),
+        told,
+    )
     put(folder / "vae" / "random_ae.safetensors", decoder(16))
     normalised = {"bn.running_mean": torch.zeros(128), "bn.running_var": torch.ones(128)}
     quantised = {"post_quant_conv.weight": torch.eye(32)[..., None, None], "post_quant_conv.bias": torch.zeros(32)}

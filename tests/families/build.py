@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hosts import hosts_own
 
-from .table import FAMILIES, PIXELS, SIDE, TOKENS
+from .configs import PIXELS, SIDE, TOKENS
+from .table import FAMILIES
 
 
 def random(*shape, seed=0):
@@ -37,10 +39,9 @@ class Built:
 def built(name):
     """The family of a class, as a loader node of the host makes it."""
     import comfy.model_patcher
-    import comfy.supported_models
 
     family = FAMILIES[name]
-    kind = getattr(comfy.supported_models, name)
+    kind = hosts_own("comfy.supported_models", name)
     with torch.inference_mode():
         config = kind({**kind.unet_config, **family.config})
         config.unet_config.update(family.config)  # over what the class fixes

@@ -27,7 +27,10 @@ def formats():
 
 
 def decoder_table():
-    lines = ["| latents of | channels | pixels of one | tiny decoder | Palette Guide |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| latents of | channels | pixels of one | tiny decoder | Palette Guide |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     return "\n".join([*lines, *(row(kind, names) for kind, names in formats().items()), ""])
 
 

@@ -10,18 +10,15 @@ from .trials import TRIALS
 
 HEAD = """# Which models
 
-Written by a test run on ComfyUI {host}: each image and video family that this ComfyUI knows was built small, with random
-weights, and every feature was tried on it. Whether a trained model draws better for it is not said here: for that, see
-the help of each node.
+Written by a test run on ComfyUI {host}: each image and video family that this ComfyUI knows was built small, with
+random weights, and every feature was tried on it. That says what runs and does what its formula says, not how good a
+trained model's pictures become; a fine-tune, a distilled or a quantised file is of the family of its base.
 
-- **works**: guides move the sample and are reported, and the gradient of *through denoiser* is that of finite differences;
-  the guider's formula holds for CFG Combiner with two conditions; every method of CFG Patch acts (`perp-neg` needs a
-  condition of negative scale, which CFG Combiner has).
-- **refused**: the run ends at once, with the sentence below the table.
-- **works, but (n)**: all works but for what the sentence names.
-
-A model that stands under another name in the list: look for its family. A LoRA, a fine-tune, a distilled or a quantised
-file is of the family of its base.
+- **works**: guides move the sample and are reported; the gradient of *through denoiser* is that of finite differences;
+  the formula of CFG Combiner holds for two conditions; every method of CFG Patch acts (`perp-neg` needs a condition of
+  negative scale, which CFG Combiner has).
+- **works, but (n)**: all but what the sentence below the table names.
+- **refused (n)**: the run ends at once, with that sentence.
 
 ## Families
 
@@ -29,10 +26,10 @@ file is of the family of its base.
 DECODERS = """
 ## Decoders
 
-Text, Style, Content and Structure Guide look at pixels. How they get them, cheapest first: the tiny decoder in
-`ComfyUI/models/vae_approx` that ComfyUI has for the model's latents, if you put it there; else the VAE at `vae`. What is
-connected to `tiny_vae` goes before both. Models on pixels need none, and Palette Guide only where the last column says
-so. Of a video, `frames` neighbouring frames of the latent are decoded in each step, 4 as it comes.
+Text, Content, Structure and Style Guide look at pixels. They get them from the tiny decoder of the model's latents, if
+it lies in `ComfyUI/models/vae_approx` under its name below; else from the VAE at `vae`. What is connected to `tiny_vae`
+goes before both. Models on pixels need none. Of a video, `frames` neighbouring frames of the latent are decoded for
+each look, 4 unless you say otherwise. Palette Guide reads colours off the latent itself.
 
 """
 ABSENT = """

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families.decoders import FILES
+from hosts import hosts_own, version
 from networks import filled, seeded
 
 pytestmark = pytest.mark.host
@@ -29,7 +30,9 @@ def model_of(name):
     import comfy.latent_formats
 
     with torch.inference_mode():
-        latent_format = getattr(comfy.latent_formats, FORMATS[name])()
+        latent_format = hosts_own("comfy.latent_formats", FORMATS[name])()
+    if latent_format.taesd_decoder_name != name:
+        pytest.skip(f"ComfyUI {version()} names no tiny decoder for these latents")
     inner = SimpleNamespace(latent_format=latent_format, process_latent_out=latent_format.process_out)
     return SimpleNamespace(model=inner)
 
@@ -89,7 +92,7 @@ def test_every_tiny_decoder_that_the_host_names_is_known(comfy):
 
     kinds = [kind for kind in vars(comfy.latent_formats).values() if isinstance(kind, type)]
     named = {kind().taesd_decoder_name for kind in kinds if issubclass(kind, comfy.latent_formats.LatentFormat)}
-    assert named - {None} == set(FORMATS) == set(FILES)
+    assert named - {None} <= set(FORMATS) == set(FILES)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -148,7 +151,9 @@ def test_the_gradient_through_a_tiny_decoder_is_that_of_finite_differences(decod
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_a_decoder_the_words_name_the_file_that_would_do(decoder_file, name):
-    with pytest.raises(ValueError, match=rf"connect the VAE of the checkpoint, or put {name}\.safetensors into models/vae"):
+    with pytest.raises(
+        ValueError, match=rf"connect the VAE of the checkpoint, or put {name}\.safetensors into models/vae"
+    ):
         chosen(model_of(name))
 
 

@@ -1,6 +1,7 @@
 """Every image and video family of the host, at tiny width: what works on it, and what is refused in words.
 
-After a change, or for a newer ComfyUI: GUIDANCE_RECORD_FAMILIES=1 python dev.py test -n0 --slow tests/nodes/test_families.py
+After a change, or for a newer ComfyUI:
+GUIDANCE_RECORD_FAMILIES=1 python dev.py test -n0 --slow tests/nodes/test_families.py
 """
 
 import os
@@ -18,7 +19,7 @@ from hosts import version
 pytestmark = pytest.mark.host
 PAGE = ROOT / "docs" / "models.md"
 RECORDS = bool(os.environ.get("GUIDANCE_RECORD_FAMILIES"))
-# Latents of 3, 4, 12, 16, 48 and 128 channels, on pictures, videos and several packed into one; U-Nets and transformers.
+# Latents of 3, 4, 12, 16, 48, 64 and 128 channels, pictures, videos and several packed into one.
 EXAMPLES = ["LotusD", "SD15", "SDXL", "SD3", "Flux", "Flux2", "ZImage", "QwenImage", "WAN22_T2V", "GenmoMochi", "LTXAV"]
 EXAMPLES += ["Chroma", "ChromaRadiance", "ZImagePixelSpace", "HunyuanImage21", "Lumina2", "Anima"]
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from ..cfg.run import stands_still
 from ..run import Course, Feature, attach, attached, state_in
-from .packed import Packed
 from .application import THROUGH, Application, activations
+from .packed import Packed
 from .steer import GuidedRun, guided_prediction, jobs_of
 from .through import kept, with_graph
 
 KEY = "diffusion_guidance"
 FROM_PICTURES = tuple(
-    getattr(comfy.model_sampling, name) for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW") if hasattr(comfy.model_sampling, name)
+    getattr(comfy.model_sampling, name)
+    for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
+    if hasattr(comfy.model_sampling, name)
 )
 RISING = "the last run went from a picture to its noise, where guides do nothing"
 
