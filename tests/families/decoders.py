@@ -1,5 +1,7 @@
 """How guides get pixels of each latent format: the host's tiny decoder by its name, else the VAE."""
 
+from types import SimpleNamespace
+
 from .table import FAMILIES
 
 FILES = {  # where the host's tiny decoders are published
@@ -13,6 +15,9 @@ FILES = {  # where the host's tiny decoders are published
     "lighttaew2_2": "https://huggingface.co/lightx2v/Autoencoders",
     "lighttaehy1_5": "https://huggingface.co/lightx2v/Autoencoders",
 }
+
+
+BY_HAND = {"LTXAV": "`taeltx_2.safetensors` by Load VAE at `tiny_vae`"}  # that the host's format doesn't name
 
 
 def formats():
@@ -35,10 +40,12 @@ def decoder_table():
 
 
 def row(kind, names):
+    from pack.nodes.host.model import latent_channels
+
     made = kind()
-    pixels = made.spacial_downscale_ratio == 1
-    name = made.taesd_decoder_name
-    tiny = f"[`{name}.safetensors`]({FILES[name]})" if name else "none: connect the VAE"
-    size = f"{made.spacial_downscale_ratio} x {made.spacial_downscale_ratio}"
+    ratio, name = made.spacial_downscale_ratio, made.taesd_decoder_name
+    channels = latent_channels(SimpleNamespace(model=SimpleNamespace(latent_format=made)))
+    tiny = f"[`{name}.safetensors`]({FILES[name]})" if name else BY_HAND.get(kind.__name__, "none: connect the VAE")
     palette = "works" if made.latent_rgb_factors is not None else "refused: no linear map to colours"
-    return f"| {', '.join(names)} | {made.latent_channels} | {size} | {'none needed' if pixels else tiny} | {palette} |"
+    shown = "none needed" if ratio == 1 else tiny
+    return f"| {', '.join(names)} | {channels} | {ratio} x {ratio} | {shown} | {palette} |"

@@ -221,11 +221,12 @@ FAMILIES = {
     "WAN21_SCAIL": wan("SCAIL", model_type="scail", in_dim=20),
     "WAN21_SCAIL2": wan("SCAIL 2", model_type="scail2", in_dim=20),
     "WAN22_WanDancer": wan("WanDancer", model_type="wandancer", in_dim=36, audio_inject_layers=[0], music_dim=32),
+    # all experts at once: choosing some is a step, which no gradient sees and every difference may cross
     "HiDream": Family(
         "HiDream-I1",
         {"patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 1, "num_single_layers": 1}
         | {"attention_head_dim": 32, "num_attention_heads": 2, "caption_channels": [WIDTH, WIDTH]}
-        | {"text_emb_dim": WIDTH, "num_routed_experts": 2, "num_activated_experts": 1}
+        | {"text_emb_dim": WIDTH, "num_routed_experts": 2, "num_activated_experts": 2}
         | {"axes_dims_rope": (16, 8, 8), "max_resolution": (32, 32), "llama_layers": [0, 1]},
         told=lambda shape, seed: {"conditioning_llama3": noise(1, 2, TOKENS, WIDTH)},
     ),

@@ -27,7 +27,6 @@ SIDE, FRAMES = 3, 2
 
 def model_of(name):
     """A MODEL that has nothing but the latents of a format, made in a node as a loader makes it."""
-    import comfy.latent_formats
 
     with torch.inference_mode():
         latent_format = hosts_own("comfy.latent_formats", FORMATS[name])()

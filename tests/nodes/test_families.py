@@ -64,7 +64,7 @@ def test_a_cell_works_or_says_in_words_that_it_does_not(verdicts, name, trial):
 @pytest.fixture
 def written(comfy):
     """The page in the tree, if it is of this ComfyUI."""
-    text = PAGE.read_text("utf-8")
+    text = "" if RECORDS else PAGE.read_text("utf-8")
     if not RECORDS and f"on ComfyUI {version()}:" not in text:
         pytest.skip("the page is of another ComfyUI")
     return text
