@@ -1,7 +1,7 @@
 """Small random files that the host's own loaders take for Flux.2 and Wan 2.2, and the VAEs of such models.
 
 The host reads a family's numbers off the shapes in its file, and off what Wan's says of itself. Other families it knows
-by their full width alone: Z-Image (dim 3840), SDXL. Those have stand-ins.
+by their full width alone: Z-Image (dim 3840), SDXL. Those have stand-ins, and so have their text encoders.
 """
 
 import json
@@ -15,6 +15,9 @@ KLEIN = FLUX2 | {"hidden_size": 128, "num_heads": 1, "axes_dim": [32] * 4, "mlp_
 WAN_5B = WAN | {"in_dim": 48, "out_dim": 48}
 TOLD = ("num_heads", "freq_dim", "text_dim", "text_len")  # of Wan's numbers, which no shape tells
 LEVELS = {"ch": 32, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "out_ch": 3, "in_channels": 3}
+TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
+TOWERS |= dict.fromkeys(("lumina2", "flux2", "wan"), "SmallCLIP")  # as wide as the texts of the small models
+MODELS = {"z_image_turbo_bf16.safetensors": "SmallZImage"}  # whose loader takes files of full width alone
 
 
 def write(folder):
@@ -51,3 +54,16 @@ def put(path, network, told=None, more=None):
     with torch.no_grad():
         fill(network)
     save_file({key: value.contiguous() for key, value in network.state_dict().items()} | (more or {}), path, told)
+
+
+def on_small_towers(prompt):
+    """A workflow whose texts and pictures the host's own towers read, and its model where no small file can be."""
+    replaced = dict(prompt)
+    for key, node in prompt.items():
+        if node["class_type"] == "UNETLoader" and node["inputs"]["unet_name"] in MODELS:
+            replaced[key] = {"class_type": MODELS[node["inputs"]["unet_name"]], "inputs": {}}
+        elif node["class_type"] == "CLIPLoader":
+            replaced[key] = {"class_type": TOWERS[node["inputs"]["type"]], "inputs": {}}
+        elif node["class_type"] == "CLIPVisionLoader":
+            replaced[key] = {"class_type": "SmallCLIPVision", "inputs": {}}
+    return replaced

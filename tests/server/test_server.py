@@ -207,9 +207,6 @@ SUBSTITUTES = {
 FLOWS = ("sd3", "flux")  # how names of flow checkpoints begin
 SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
 LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
-TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
-TOWERS |= dict.fromkeys(("lumina2", "flux2", "wan"), "SmallCLIP")  # as wide as the texts of the small models
-MODELS = {"z_image_turbo_bf16.safetensors": "SmallZImage"}  # whose loader takes files of full width alone
 
 
 def on_shipped_models(prompt):
@@ -239,19 +236,6 @@ def on_shipped_models(prompt):
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] in loaders and value[1] == 2:
                 node["inputs"][name] = [value[0], 1]
-    return replaced
-
-
-def on_small_towers(prompt):
-    """A workflow whose texts and pictures the host's own towers read, and its model where no small file can be."""
-    replaced = dict(prompt)
-    for key, node in prompt.items():
-        if node["class_type"] == "UNETLoader" and node["inputs"]["unet_name"] in MODELS:
-            replaced[key] = {"class_type": MODELS[node["inputs"]["unet_name"]], "inputs": {}}
-        elif node["class_type"] == "CLIPLoader":
-            replaced[key] = {"class_type": TOWERS[node["inputs"]["type"]], "inputs": {}}
-        elif node["class_type"] == "CLIPVisionLoader":
-            replaced[key] = {"class_type": "SmallCLIPVision", "inputs": {}}
     return replaced
 
 
@@ -374,7 +358,7 @@ def test_every_api_workflow_runs_and_saves_a_picture(
     prompt = json.loads(path.read_text("utf-8"))
     kinds = {node["class_type"] for node in prompt.values()}
     foreign = bool(kinds & set(LOADERS)) and "UNETLoader" not in kinds
-    prompt = on_shipped_models(prompt) if foreign else on_small_towers(prompt)
+    prompt = on_shipped_models(prompt) if foreign else family_files.on_small_towers(prompt)
     needs_files = foreign or any(
         value in SUBSTITUTES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)
     )

@@ -12,9 +12,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..cfg.run import stands_still
+from ..packed import Packed
 from ..run import Course, Feature, attach, attached, state_in
 from .application import THROUGH, Application, activations
-from .packed import Packed
 from .steer import GuidedRun, guided_prediction, jobs_of
 from .through import kept, with_graph
 
