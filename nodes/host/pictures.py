@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,26 @@ from .gradients import differentiable
 from .model import COLOURS, check_size, check_vae, is_pixel_model
 
 VIDEO = 5  # axes of a video latent, [B C T H W]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Video and sound that the host samples as one, [B 1 N] by their shapes; guides see the video.
+
+    Without shapes, or with one, nothing is packed.
+    """
+
+    shapes: Sequence[torch.Size] = ()
+
+    def first(self, x: Tensor) -> Tensor:
+        """The first latent of samples, [B C T h w]; a single one as it is."""
+        return comfy.utils.unpack_latents(x, self.shapes)[0]
+
+    def whole(self, first: Tensor, x: Tensor) -> Tensor:
+        """Samples x with another first latent."""
+        if len(self.shapes) < 2:
+            return first
+        return comfy.utils.pack_latents([first, *comfy.utils.unpack_latents(x, self.shapes)[1:]])[0]
 
 
 def to_pixels(image: Tensor) -> Tensor:

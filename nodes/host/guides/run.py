@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..cfg.run import stands_still
-from ..packed import Packed
+from ..pictures import Packed
 from ..run import Course, Feature, attach, attached, state_in
 from .application import THROUGH, Application, activations
 from .steer import GuidedRun, guided_prediction, jobs_of
