@@ -36,6 +36,7 @@ def hosted_clip(model, tokenizer):
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = filled(model)
     clip.tokenizer, clip.tokenizer_options = tokenizer, {}
+    clip.layer_idx, clip.use_clip_schedule, clip.apply_hooks_to_conds = None, False, None
     devices = {"load_device": mm.get_torch_device(), "offload_device": mm.unet_offload_device()}
     clip.patcher = comfy.model_patcher.ModelPatcher(clip.cond_stage_model, **devices)
     return clip

@@ -1,5 +1,9 @@
-"""Workflows whose model, text encoder and VAE are three files, for models that are one."""
+"""Workflows whose model, text encoder and VAE are three files, for models that are one.
 
+For models that the host knows by their full width alone, so that no small file can stand in for them: Qwen-Image.
+"""
+
+WIDE = "qwen"  # how their names begin
 PARTS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}  # outputs of Load Checkpoint
 SMALL = {"upscale_method": "area", "width": 32, "height": 32, "crop": "disabled"}  # of an edit model's own size
 
@@ -7,7 +11,8 @@ SMALL = {"upscale_method": "area", "width": 32, "height": 32, "crop": "disabled"
 def as_one_checkpoint(prompt):
     """A workflow with a model of three files, as if they were one, and texts that are read without a picture."""
     parts = {key: PARTS[node["class_type"]] for key, node in prompt.items() if node["class_type"] in PARTS}
-    whole = next((key for key, place in parts.items() if place == 0), None)
+    models = {key: prompt[key]["inputs"]["unet_name"] for key, place in parts.items() if place == 0}
+    whole = next((key for key, name in models.items() if name.startswith(WIDE)), None)
     if whole is None:
         return prompt
     replaced = {}

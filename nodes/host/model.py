@@ -179,10 +179,18 @@ def check_area(network: Any, cond: Mapping[str, Any]) -> None:
 
 
 def latent_channels(model: Any) -> int:
-    """Of a MODEL's latents as a VAE and a LATENT have them; some models pack several frames into one inside."""
+    """Of a MODEL's latents as a VAE and a LATENT have them; some models pack several frames into one inside.
+
+    Where video and sound are sampled together the format says the larger number of both; those of the video have
+    colours.
+    """
     latent_format = model.model.latent_format
     axes = [2] * getattr(latent_format, "latent_dimensions", 2)
-    return latent_format.process_out(torch.zeros(1, latent_format.latent_channels, *axes)).shape[1]
+    channels = latent_format.process_out(torch.zeros(1, latent_format.latent_channels, *axes)).shape[1]
+    factors = latent_format.latent_rgb_factors
+    if factors is None or getattr(latent_format, "latent_rgb_factors_reshape", None) is not None:
+        return channels
+    return min(channels, len(factors))
 
 
 def check_latent(model: Any, samples: Tensor) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sd
+import comfy.utils
 import folder_paths
 import latent_preview
 import torch
+from comfy.taesd.taehv import TAEHV
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -23,6 +26,26 @@ from .gradients import differentiable
 from .model import COLOURS, check_size, check_vae, is_pixel_model
 
 VIDEO = 5  # axes of a video latent, [B C T H W]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Video and sound that the host samples as one, [B 1 N] by their shapes; guides see the video.
+
+    Without shapes, or with one, nothing is packed.
+    """
+
+    shapes: Sequence[torch.Size] = ()
+
+    def first(self, x: Tensor) -> Tensor:
+        """The first latent of samples, [B C T h w]; a single one as it is."""
+        return comfy.utils.unpack_latents(x, self.shapes)[0]
+
+    def whole(self, first: Tensor, x: Tensor) -> Tensor:
+        """Samples x with another first latent."""
+        if len(self.shapes) < 2:
+            return first
+        return comfy.utils.pack_latents([first, *comfy.utils.unpack_latents(x, self.shapes)[1:]])[0]
 
 
 def to_pixels(image: Tensor) -> Tensor:
@@ -99,20 +122,29 @@ class ModelSpaceTAESD(TAESD):
     """A TAESD as the host's previews use it: on latents as the model has them, not as a VAE has them."""
 
 
+def tiny_name(model: Any) -> str | None:
+    """What the host calls the tiny decoder of the model's latents."""
+    return getattr(model.model.latent_format, "taesd_decoder_name", None)
+
+
 def tiny_path(model: Any) -> str | None:
-    """The TAESD of the model's latents, if the user has it in models/vae_approx."""
-    latent_format = model.model.latent_format
-    wanted = getattr(latent_format, "taesd_decoder_name", None)
-    if not wanted or wanted in latent_preview.VIDEO_TAES:  # those of video models are built otherwise
+    """The tiny decoder of the model's latents, if the user has it in models/vae_approx."""
+    wanted = tiny_name(model)
+    if not wanted:
         return None
     names = [name for name in folder_paths.get_filename_list("vae_approx") if name.startswith(wanted)]
     return folder_paths.get_full_path("vae_approx", names[0]) if names else None
 
 
 def tiny_decoder(model: Any, path: str) -> comfy.sd.VAE:
-    """A TAESD of the model's latents as a VAE, in float32: in bfloat16 its gradients turn by more than 8 degrees."""
+    """The tiny decoder as a VAE, in float32: in bfloat16 a TAESD's gradients turn by more than 8 degrees.
+
+    Those of video models are VAEs to the host, and take latents as a VAE has them.
+    """
     latent_format = model.model.latent_format
     with torch.inference_mode(False), torch.no_grad():
+        if tiny_name(model) in latent_preview.VIDEO_TAES:
+            return comfy.sd.VAE(sd=comfy.utils.load_torch_file(path, safe_load=True), dtype=torch.float32)
         taesd = ModelSpaceTAESD(None, path, latent_channels=latent_format.latent_channels)
     return vae_around(taesd, latent_format.latent_channels, latent_format.spacial_downscale_ratio)
 
@@ -135,7 +167,7 @@ def choose_decoder(model: Any, vae: Any | None, tiny_vae: Any | None, needed: bo
         return tiny_decoder(model, path), f"{Path(path).name} in models/vae_approx"
     if vae is None:
         with about("vae"):
-            name = getattr(model.model.latent_format, "taesd_decoder_name", None)
+            name = tiny_name(model)
             tiny = f", or put {name}.safetensors into models/vae_approx" if name else ""
             raise ValueError(
                 "a guide looks at pixels and this model works on latents: connect the VAE of the checkpoint"
@@ -172,15 +204,21 @@ class Decoder:
 
     def one(self, shape: Sequence[int], smallest: float) -> list[int]:
         """The shape of what the decoder is given for one picture of a sample [B C h w] or [B C T h w]."""
-        if len(shape) == VIDEO:
-            return [1, shape[1], *[1] * (not self._by_frame), *shape[3:]]
-        side = min(*shape[2:], self._enough(smallest))
-        return [1, shape[1], side, side]
+        sides, frame = list(shape[-2:]), [1] * (len(shape) == VIDEO and not self._by_frame)
+        if len(shape) != VIDEO or shape[2] == 1:
+            sides = [min(*sides, self._enough(smallest))] * 2
+        return [1, shape[1], *frame, *sides]
 
     @property
     def _by_frame(self) -> bool:
         """Whether a video's frames are decoded as pictures."""
         return isinstance(getattr(self.vae, "first_stage_model", None), TAESD)
+
+    @property
+    def _from_0(self) -> bool:
+        """Whether the VAE's network draws in [0, 1], as most tiny decoders of video models do, and not in [-1, 1]."""
+        output = getattr(self.vae, "process_output", None)
+        return output is not None and float(output(torch.zeros(1))) == 0
 
     def _enough(self, smallest: float) -> int:
         return math.ceil(smallest / self.ratio)
@@ -188,18 +226,24 @@ class Decoder:
     def _decoded(self, z: Tensor, smallest: float) -> Tensor:
         if self.vae is None:
             return _frames(z)
-        if not isinstance(self.vae.first_stage_model, ModelSpaceTAESD):
-            z = self.model.model.process_latent_out(z)
-        enough = self._enough(smallest)
-        if z.ndim == 4 and min(z.shape[2:]) > enough:
-            scale = enough / min(z.shape[2:])
-            z = interpolate(z, [round(side * scale) for side in z.shape[2:]], mode="area")
         network = self.vae.first_stage_model
         dtype = getattr(self.vae, "vae_dtype", torch.float32)
         device = self.vae.patcher.load_device  # the VAE's own: the host may keep it on the CPU
-        z = _frames(z) if self._by_frame else z
         with differentiable(network, in_place=not self._by_frame):
-            return _frames(network.decode(z.to(device, dtype)).float()).to(z.device)
+            if not isinstance(network, ModelSpaceTAESD):
+                z = self.model.model.process_latent_out(z)
+            z = self._smaller(z, smallest)
+            z = _frames(z) if self._by_frame else z
+            pictures = _frames(_clip(network, z.to(device, dtype)).float()).to(z.device)
+            return pictures * 2 - 1 if self._from_0 else pictures
+
+    def _smaller(self, z: Tensor, smallest: float) -> Tensor:
+        """A latent picture averaged to what is enough; videos as they are."""
+        *frames, height, width = z.shape[2:]
+        scale = self._enough(smallest) / min(height, width)
+        if scale >= 1 or frames not in ([], [1]):
+            return z
+        return interpolate(z, [*frames, round(height * scale), round(width * scale)], mode="area")
 
     def colours(self, z: Tensor) -> Tensor:
         """A clean sample -> approximate colours [B 3 N] in [-1, 1] by the latent format's linear map."""
@@ -217,6 +261,18 @@ class Decoder:
         colours = torch.einsum("cr,bcn->brn", torch.tensor(factors).to(flat), flat)
         bias = getattr(latent_format, "latent_rgb_factors_bias", None)
         return colours if bias is None else colours + torch.tensor(bias).to(flat)[:, None]
+
+
+def _clip(network: Any, z: Tensor) -> Tensor:
+    """What a VAE's network draws. TAEHV at all frames at once: one after the other, it cuts the graph between them."""
+    if not isinstance(network, TAEHV):
+        return network.decode(z)
+    own = network.parallel
+    network.parallel = True
+    try:
+        return network.decode(z)
+    finally:
+        network.parallel = own
 
 
 def _frames(z: Tensor) -> Tensor:

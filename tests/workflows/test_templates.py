@@ -80,6 +80,18 @@ def test_the_titles_of_a_graph_are_unique_and_so_are_those_within_a_subgraph(pat
 
 
 @every_template
+def test_what_a_subgraph_shows_of_its_widgets_is_what_stands_inside(path):
+    """A build of several templates in one go has taken a prompt from the one before."""
+    graph = template(path)
+    for part in graph.get("definitions", {}).get("subgraphs", []):
+        inside = [value for node in part["nodes"] for value in node.get("widgets_values") or []]
+        shown = [
+            value for node in graph["nodes"] if node["type"] == part["id"] for value in node.get("widgets_values") or []
+        ]
+        assert all(value in inside for value in shown)
+
+
+@every_template
 def test_groups_lead_from_loading_to_looking(path):
     titles = [group["title"] for group in template(path)["groups"]]
     assert set(titles) <= set(GROUPS) and {"1 load", "4 look"} <= set(titles) and len(set(titles)) == len(titles)

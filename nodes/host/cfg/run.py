@@ -110,6 +110,11 @@ def begin(course: Course, plan: Plan, node: str) -> CFGRun:
             f"{node}: dynamic threshold is for models on pixels, whose samples lie in [-1, 1]; on latents use mimic "
             "threshold"
         )
+    if len(course.latent_shapes) > 1 and any(m.STAGE == "bands" and not m.neutral for m in plan.methods):
+        raise ValueError(
+            f"{node}: frequency (FDG) needs the sides of a picture, and this model samples several latents packed into "
+            "one (video and audio); use another method"
+        )
     if node == COMBINER or plan.formula:
         _refuse_taken_slot(course.guider.model_options, node)
     if plan.remembering and not course.from_noise:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..cfg.run import stands_still
+from ..pictures import Packed
 from ..run import Course, Feature, attach, attached, state_in
 from .application import THROUGH, Application, activations
 from .steer import GuidedRun, guided_prediction, jobs_of
 from .through import kept, with_graph
 
 KEY = "diffusion_guidance"
+FROM_PICTURES = tuple(
+    getattr(comfy.model_sampling, name)
+    for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
+    if hasattr(comfy.model_sampling, name)
+)
 RISING = "the last run went from a picture to its noise, where guides do nothing"
 
 
@@ -46,6 +54,8 @@ def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
         )
     for sigma in course.sigmas:
         course.progress_of(sigma)  # known before the run: a step doesn't wait for the host's tables
+    if course.denoise_mask is not None:
+        course = replace(course, denoise_mask=Packed(course.latent_shapes).first(course.denoise_mask))
     return GuidedRun(course, parts)
 
 
@@ -60,8 +70,10 @@ def _end(run: GuidedRun) -> None:
 
 def _refuse_unfit(course: Course, parts: Sequence[Application]) -> None:
     """Raises ValueError for what guides would do wrongly."""
-    if len(course.latent_shapes) > 1:
-        raise ValueError("guides work on one latent; this model samples several packed into one (video and audio)")
+    if isinstance(course.sampling, FROM_PICTURES):
+        raise ValueError(
+            "this model turns one picture into another, without noise that guides could steer; leave Apply Guides out"
+        )
     churn = getattr(course.sampler, "extra_options", {}).get("s_churn", 0)
     if any(part.recurrence > 1 for part in parts) and (course.sampler_name != "sample_euler" or churn):
         raise ValueError(
@@ -90,16 +102,24 @@ def _around_prediction(
     if run is None or stands_still(guider.model_options, timestep):
         return executor(x, timestep, options, *args, **kwargs)
     level = run.course.level(timestep)
-    work = jobs_of(run, x, level)
+    packed = Packed(run.course.latent_shapes)
+    seen = packed.first(x)
+    work = jobs_of(run, seen, level)
     if not work:
         return executor(x, timestep, options, *args, **kwargs)
+    last = x
 
-    def predict(x: Tensor, needs_graph: bool) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-        if not needs_graph:
-            return executor(x, timestep, options, *args, **kwargs), None
-        return with_graph(guider, lambda y, o: executor(y, timestep.clone(), o, *args, **kwargs), x, options)
+    def execute(part: Tensor, options: dict[str, Any]) -> Tensor:
+        nonlocal last
+        found = executor(packed.whole(part, x), timestep.clone(), options, *args, **kwargs)
+        last = found.detach()
+        return packed.first(found)
 
-    return guided_prediction(run, work, predict, x, timestep, level, options)
+    def predict(part: Tensor, needs_graph: bool) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        return with_graph(guider, execute, part, options) if needs_graph else (execute(part, options), None)
+
+    handed = options if seen is x else {}  # a sampler that applies exact gradients itself wants them of all it samples
+    return packed.whole(guided_prediction(run, work, predict, seen, timestep, level, handed), last)
 
 
 FEATURE = Feature(

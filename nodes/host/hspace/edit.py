@@ -174,8 +174,8 @@ def bottleneck_of(model: Any) -> nn.Module:
     if isinstance(network, (PixelNetwork, UNetModel)):
         return network
     raise ValueError(
-        f"h-space is the bottleneck of a U-Net (this pack's models, SD1.5, SDXL), and this model is a "
-        f"{type(network).__name__}, which has none"
+        f"h-space is the bottleneck of a U-Net, and this model is a {type(network).__name__}, which has none; use a "
+        "U-Net (this pack's models, SD1.5, SDXL), or a guide"
     )
 
 

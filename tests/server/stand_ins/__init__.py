@@ -1,4 +1,4 @@
-"""Nodes of the server under test alone: small text and vision towers where a workflow loads the host's large ones."""
+"""Nodes of the server under test alone: small models and towers where a workflow loads the host's large ones."""
 
 import sys
 from pathlib import Path
@@ -33,4 +33,15 @@ class SmallCLIPVision(StandIn):
     RETURN_TYPES, NAME = ("CLIP_VISION",), "clip_vision"
 
 
-NODE_CLASS_MAPPINGS = {"SmallCLIP": SmallCLIP, "SmallT5": SmallT5, "SmallCLIPVision": SmallCLIPVision}
+class SmallZImage(StandIn):
+    """Z-Image by the host's class for it, at tiny width: its loader knows the full width alone."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    def load(self):
+        from families.build import built
+
+        return (built("ZImage").model,)
+
+
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (SmallCLIP, SmallT5, SmallCLIPVision, SmallZImage)}
