@@ -38,8 +38,10 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "unguarded": None,
     "all, mask given": {"hold": "all", "mask": True},
     "all, mask found": {"hold": "all", "mask": False},
+    "all, mask found, threshold 1": {"hold": "all", "mask": False, "threshold": 1.0},
     "colours, mask given": {"hold": "colours", "mask": True},
     "colours, mask found": {"hold": "colours", "mask": False},
+    "all, mask given, strength 0.5": {"hold": "all", "mask": True, "strength": 0.5},
 }
 
 
@@ -97,8 +99,8 @@ def read(images: Tensor, scenes: Sequence[Scenes]) -> dict[str, float]:
 
 def compared(cells: dict[str, dict[str, float]]) -> None:
     """What is left of the change outside, and of the edit inside, against the unguarded one."""
-    plain = cells.get("unguarded")
-    for cell in cells.values() if plain else ():
+    plain = cells["unguarded"]
+    for cell in cells.values():
         cell["outside_left"] = round(cell["outside"] / plain["outside"], 4)
         cell["inside_kept"] = round(cell["inside"] / plain["inside"], 4)
 

@@ -119,7 +119,8 @@ class EditGuard(WindowNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0: off. 1: outside the mask the source comes out. Between: so much of the way to it.",
+                    tooltip="0: off. 1: outside the mask the source comes out. Between: so much of the way to it "
+                    "at every step, which adds up.",
                 ),
                 io.Combo.Input(
                     "hold",

@@ -165,6 +165,13 @@ def test_a_second_dial_is_refused(execute, edit_models):
         execute("Guidance_ReferenceDial", model=model, dial=2.0)
 
 
+def test_hooks_on_what_is_given_as_without_are_refused(look):
+    """The host has registered the hooks of a guider's own conditionings by then."""
+    without = [[value, {**extra, "hooks": object()}] for value, extra in told("kontext", 7, False)]
+    with pytest.raises(ValueError, match="Reference Dial: what is said without the reference has hooks"):
+        look("kontext", 2.0, without=without)
+
+
 def test_a_random_condition_beside_it_is_refused(execute, edit_models):
     (model,) = execute("Guidance_ReferenceDial", model=edit_models("kontext"), dial=2.0)
     given = {"conditioning": told("kontext", 3), "guidance_scale": 2.0, "reference": "random condition"}
