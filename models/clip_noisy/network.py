@@ -184,10 +184,23 @@ class TextEncoder(nn.Module):
 
     def states(self, words: Tensor) -> Tensor:
         """[B context width]."""
-        x = self.token_embedding(words) + self.positional_embedding
+        x, visible = self.token_embedding(words) + self.positional_embedding, seen(words)
         for block in self.blocks:
-            x = block(x, words > 0)
+            x = block(x, visible)
         return self.ln_final(x)
+
+    def read(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B context width], embedding [B embed_dim], and which states are seen [B context] bool.
+
+        No words at all are one state of zeros, and an embedding of zeros.
+        """
+        said = (words > 0).any(1, keepdim=True)
+        return self.states(words) * said[..., None], self(words) * said, seen(words)
+
+
+def seen(words: Tensor) -> Tensor:
+    """Where there are words [B context] bool; the first place always, since attention must look somewhere."""
+    return torch.cat([torch.ones_like(words[:, :1], dtype=torch.bool), words[:, 1:] > 0], dim=1)
 
 
 class ClipNoisy(nn.Module, ImageEncoder):
