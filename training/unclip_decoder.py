@@ -3,9 +3,9 @@
 The embedding of a picture is left out for one in ten, and the caption for most: a decoder that always hears the caption
 need not look at the embedding, and variations of a picture have none (Ramesh et al. 2022, arXiv 2204.06125, sec. 2.1).
 
-It starts from the shipped U-Net of texts: of each 32 channels of the innermost level 24 are kept, so that the file stays
-small. Its embedding of a picture begins by saying what that U-Net understands, by ridge regression: the summary of the
-whole caption, and in its four tokens the states of the four words that name something.
+It starts from the shipped U-Net of texts: of each 32 channels of the innermost level 24 are kept, so that the file
+stays small. Its embedding of a picture begins by saying what that U-Net understands, by ridge regression: the summary
+of the whole caption, and in its four tokens the states of the four words that name something.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def learn_to_read(network: KarloDecoder, clip: Clip, generator: torch.Generator)
     labels = scenes.attributes.labels()
     long = torch.zeros(READ, dtype=torch.bool)
     with torch.no_grad():
-        said = reader.read(Captions(text_unet.CONFIG.context, "cpu").words(labels, torch.ones_like(labels) > 0, long) - 1)
+        said = reader.read(
+            Captions(text_unet.CONFIG.context, "cpu").words(labels, torch.ones_like(labels) > 0, long) - 1
+        )
         seen = torch.cat([clip.see(part) for part in scenes.image.split(256)])
     assert said.pooled is not None
     fit(network.clip_emb, seen, said.pooled)
