@@ -284,6 +284,11 @@ class ClipNoisy(nn.Module, ImageEncoder):
         words = self._words(text)
         return self.text.states(words)[words > 0]
 
+    def text_states(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        empty = torch.zeros(1, self.config.context, dtype=torch.long, device=self.mean.device)
+        words = self._words(text) if text.strip() or not self.config.words else empty
+        return self.text.read(words)
+
     def _words(self, text: str) -> Tensor:
         if not self.config.words:
             raise NoTextsError(
