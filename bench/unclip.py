@@ -31,12 +31,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
-STEPS = 25
+STEPS, SHORT = 25, 15  # of euler_ancestral; of DDIM, where pictures are compared from the same noise
 SCALES = (1.0, 2.0, 3.0, 5.0)  # of the decoder
 SCALE, PRIOR_SCALE = 3.0, 4.0  # of all other parts, and of the prior
 FEW, MANY = 64, 256  # captions
-PAIRS = 16
-FRACTIONS = (0.15, 0.25, 0.35, 0.5, 0.7)  # of a text difference
+PAIRS, SCENES = 12, 16  # of an interpolation or a text difference; of those drawn eight times
+FRACTIONS = (0.2, 0.35, 0.5, 0.7)  # of a text difference
 FRAMES = 7
 RED, WHITE = 0, 6
 TURNS = {"shape": (0, 3), "colour": (RED, 4), "background": (7, WHITE), "texture": (0, 1)}  # from a class to another
@@ -74,7 +74,7 @@ class Bench(Pack):
         start: Tensor,
         scale: float = SCALE,
         captions: list[str] | None = None,
-        sampler: str = "euler_ancestral",
+        ddim: bool = False,
     ) -> Tensor:
         """Pictures of embeddings [B D], from noise [B 3 32 32]."""
         from pack.nodes.host.unclip.outputs import seen
@@ -82,7 +82,8 @@ class Bench(Pack):
         negative = self.text([""])
         given = {"model": self.model, "conditioning": negative if captions is None else self.text(captions)}
         (positive,) = self.node("Guidance_ImageEmbedConditioning", **given, clip_vision_output=seen(embeds))
-        return ksampler(self.model, scale, positive, negative, start, STEPS, sampler)
+        steps = (SHORT, "ddim") if ddim else (STEPS, "euler_ancestral")
+        return ksampler(self.model, scale, positive, negative, start, *steps)
 
     def blended(self, embed: Tensor, goal: Tensor | None = None, **given: Any) -> Tensor:
         """Rows between an embedding [D] and another, or along two texts."""
@@ -94,11 +95,11 @@ class Bench(Pack):
 
 def scales(bench: Bench) -> dict[str, Any]:
     """The decoder's guidance on the prior's embeddings, with the caption beside them and without."""
-    attributes, captions = captioned(FEW, 51)
+    attributes, captions = captioned(FEW // 2, 51)
     embeds = torch.cat([bench.imagined(caption, seed) for seed, caption in enumerate(captions)])
     return {
         name: {
-            str(scale): matches(bench.drawn(embeds, noise(FEW, 52), scale, told), attributes.labels())
+            str(scale): matches(bench.drawn(embeds, noise(FEW // 2, 52), scale, told), attributes.labels())
             for scale in SCALES
         }
         for name, told in (("embedding alone", None), ("embedding and caption", captions))
@@ -106,16 +107,18 @@ def scales(bench: Bench) -> dict[str, Any]:
 
 
 def captions(bench: Bench) -> dict[str, Any]:
-    """Text -> prior -> decoder; and the embeddings of rendered scenes of these captions, what a perfect prior gives."""
+    """Text -> prior -> decoder, MANY captions; of the first FEW also with the caption told to the decoder, and from the
+    embeddings of rendered scenes, which a perfect prior would give."""
     attributes, lines = captioned(MANY, 53)
     labels, start = attributes.labels(), noise(MANY, 54)
     embeds = torch.cat([bench.imagined(caption, seed) for seed, caption in enumerate(lines)])
-    same = {name: labels[:, k] for k, name in enumerate(CLASSES)}
-    true = bench.seen(held_out(MANY, 55, **same).image).image_embeds
+    few, told = slice(FEW), lines[:FEW]
+    same = {name: labels[few, k] for k, name in enumerate(CLASSES)}
+    true = bench.seen(held_out(FEW, 55, **same).image).image_embeds
     return {
         "prior": matches(bench.drawn(embeds, start), labels),
-        "prior, decoder told the caption": matches(bench.drawn(embeds, start, captions=lines), labels),
-        "embedding of a scene": matches(bench.drawn(true, start), labels),
+        "prior, decoder told the caption": matches(bench.drawn(embeds[few], start[few], captions=told), labels[few]),
+        "embedding of a scene": matches(bench.drawn(true, start[few]), labels[few]),
     }
 
 
@@ -136,10 +139,10 @@ def apart(images: Tensor) -> float:
 
 
 def eight_decodings(bench: Bench) -> dict[str, Any]:
-    """32 scenes, each drawn from eight noises: the scene's labels kept, and how far the shapes are from each other."""
-    scenes = held_out(32, 56)
+    """Scenes drawn from eight noises each: the scene's labels kept, and how far the shapes are from each other."""
+    scenes = held_out(SCENES, 56)
     embeds = bench.seen(scenes.image).image_embeds.repeat_interleave(8, 0)
-    images = bench.drawn(embeds, noise(256, 57))
+    images = bench.drawn(embeds, noise(8 * SCENES, 57))
     labels = scenes.attributes.labels().repeat_interleave(8, 0)
     said = judge.classify(images)
     kept = torch.stack([said[name] == labels[:, k] for k, name in enumerate(CLASSES) if name != "texture"]).all(0)
@@ -147,28 +150,33 @@ def eight_decodings(bench: Bench) -> dict[str, Any]:
         "labels": right(images, labels),
         "shape, colour and background": round(kept.float().mean().item(), 4),
         "apart": apart(images),
-        "any scenes apart": apart(held_out(256, 58).image),
+        "any scenes apart": apart(held_out(8 * SCENES, 58).image),
     }
 
 
-def interpolation(bench: Bench) -> dict[str, float]:
-    """Spearman's rank correlation of frame and log odds between the two ends' classes, mean of 16 pairs of pictures
-    that share nothing; along the sphere, one noise for all frames of a pair, DDIM."""
-    found: dict[str, float] = {}
+def interpolation(bench: Bench) -> dict[str, Any]:
+    """Spearman's rank correlation of frame and judgement, mean of PAIRS pairs of pictures that share nothing; along the
+    sphere, one noise for all frames of a pair, DDIM.
+
+    Judged by the features, along the line from those of the first picture to those of the last; and by the log odds
+    between the two ends' classes, whose order means little where the judge is sure, at both ends.
+    """
+    features = judge.load().features
+    found: dict[str, Any] = {}
     for name, (first, last) in TURNS.items():
-        ends = [
-            bench.seen(held_out(PAIRS, seed, **fixed(name, place)).image).image_embeds
-            for seed, place in ((59, first), (60, last))
-        ]
-        rows = [bench.blended(a, b, frames=FRAMES, fraction=1.0) for a, b in zip(*ends, strict=True)]
-        images = bench.drawn(torch.cat(rows), noise(PAIRS, 61).repeat_interleave(FRAMES, 0), sampler="ddim")
+        ends = [held_out(PAIRS, seed, **fixed(name, place)).image for seed, place in ((59, first), (60, last))]
+        embeds = [bench.seen(images).image_embeds for images in ends]
+        rows = [bench.blended(a, b, frames=FRAMES, fraction=1.0) for a, b in zip(*embeds, strict=True)]
+        images = bench.drawn(torch.cat(rows), noise(PAIRS, 61).repeat_interleave(FRAMES, 0), ddim=True).clamp(-1, 1)
+        way = (features(ends[1]) - features(ends[0])).repeat_interleave(FRAMES, 0)
         logs = judge.log_probabilities(images)[name]
-        found[name] = round(rank_correlation((logs[:, last] - logs[:, first]).view(PAIRS, FRAMES)), 4)
+        judged = {"features": (features(images) * way).sum(1), "log odds": logs[:, last] - logs[:, first]}
+        found[name] = {key: round(rank_correlation(row.view(PAIRS, FRAMES)), 4) for key, row in judged.items()}
     return found
 
 
 def text_differences(bench: Bench) -> dict[str, Any]:
-    """16 pictures of a class, along the captions of it and of another, which name nothing else: how often the judge
+    """PAIRS pictures of a class, along the captions of it and of another, which name nothing else: how often the judge
     sees the other, and how many of the other three attributes changed; by fraction."""
     found: dict[str, Any] = {}
     for name, (first, last) in TURNS.items():
@@ -178,7 +186,7 @@ def text_differences(bench: Bench) -> dict[str, Any]:
         for fraction in (0.0, *FRACTIONS):
             given = {"method": "text difference", "clip": bench.clip, "source_text": source, "target_text": target}
             rows = [bench.blended(embed, fraction=fraction, **given) for embed in embeds]
-            said.append(judge.classify(bench.drawn(torch.cat(rows), noise(PAIRS, 63), sampler="ddim")))
+            said.append(judge.classify(bench.drawn(torch.cat(rows), noise(PAIRS, 63), ddim=True)))
         before, others = said[0], [key for key in CLASSES if key != name]
         found[f"{source} to {target}"] = {
             str(fraction): {
@@ -220,12 +228,14 @@ def plot(found: dict[str, Any]) -> None:
     axes[0].set_ylabel("all four attributes right (judge)")
     for name, cells in found["text_differences"].items():
         places = [float(key) for key in cells]
-        (line,) = axes[1].plot(places, [cell["moved"] for cell in cells.values()], "o-", label=name)
+        label = name.replace("a shape on ", "").replace(" shape", "")
+        (line,) = axes[1].plot(places, [cell["moved"] for cell in cells.values()], "o-", label=label)
         axes[1].plot(places, [cell["others_changed"] for cell in cells.values()], ":", color=line.get_color())
     axes[1].set_xlabel("fraction of a text difference")
     axes[1].set_ylabel("named attribute moved; dotted: others changed")
-    for axis in axes:
-        axis.legend(fontsize=8)
+    for axis, place in zip(axes, ("lower left", "center right"), strict=True):
+        axis.set_ylim(-0.02, 1.02)
+        axis.legend(fontsize=8, loc=place)
     figure.tight_layout()
     figure.savefig(RESULTS / "unclip.png", dpi=90)
     pyplot.close(figure)

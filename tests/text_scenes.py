@@ -1,4 +1,4 @@
-"""The scene of the table of compatibility on each family of models that something else than a label tells what to draw."""
+"""The scene of the table of compatibility on each family of models that reads texts, or a class as a token."""
 
 from functools import cached_property
 

@@ -73,7 +73,9 @@ def hooked(scene, conditioning):
     import comfy.hooks
     from comfy_extras.nodes_hooks import SetModelHooksOnCond
 
-    return SetModelHooksOnCond().attach_hook(conditioning, comfy.hooks.create_hook_lora(lora(scene.models["main"]), 0.2, 0.0))[0]
+    return SetModelHooksOnCond().attach_hook(
+        conditioning, comfy.hooks.create_hook_lora(lora(scene.models["main"]), 0.2, 0.0)
+    )[0]
 
 
 def two(make, left="p", right="b"):
