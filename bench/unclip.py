@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -41,6 +42,11 @@ FRAMES = 7
 RED, WHITE = 0, 6
 TURNS = {"shape": (0, 3), "colour": (RED, 4), "background": (7, WHITE), "texture": (0, 1)}  # from a class to another
 MADE_WITH = (made_with.UNCLIP, made_with.PRIOR, made_with.CLIP, made_with.JUDGE)
+
+
+def output(embeds: Tensor) -> Any:
+    """As a CLIP_VISION_OUTPUT, of which the nodes read this alone."""
+    return SimpleNamespace(image_embeds=embeds)
 
 
 class Bench(Pack):
@@ -77,19 +83,15 @@ class Bench(Pack):
         ddim: bool = False,
     ) -> Tensor:
         """Pictures of embeddings [B D], from noise [B 3 32 32]."""
-        from pack.nodes.host.unclip.outputs import seen
-
         negative = self.text([""])
         given = {"model": self.model, "conditioning": negative if captions is None else self.text(captions)}
-        (positive,) = self.node("Guidance_ImageEmbedConditioning", **given, clip_vision_output=seen(embeds))
+        (positive,) = self.node("Guidance_ImageEmbedConditioning", **given, clip_vision_output=output(embeds))
         steps = (SHORT, "ddim") if ddim else (STEPS, "euler_ancestral")
         return ksampler(self.model, scale, positive, negative, start, *steps)
 
     def blended(self, embed: Tensor, goal: Tensor | None = None, **given: Any) -> Tensor:
         """Rows between an embedding [D] and another, or along two texts."""
-        from pack.nodes.host.unclip.outputs import seen
-
-        given |= {"embed_a": seen(embed[None])} | ({} if goal is None else {"embed_b": seen(goal[None])})
+        given |= {"embed_a": output(embed[None])} | ({} if goal is None else {"embed_b": output(goal[None])})
         return self.node("Guidance_BlendImageEmbeds", **given)[0].image_embeds
 
 
@@ -233,7 +235,7 @@ def plot(found: dict[str, Any]) -> None:
         axes[1].plot(places, [cell["others_changed"] for cell in cells.values()], ":", color=line.get_color())
     axes[1].set_xlabel("fraction of a text difference")
     axes[1].set_ylabel("named attribute moved; dotted: others changed")
-    for axis, place in zip(axes, ("lower left", "center right"), strict=True):
+    for axis, place in zip(axes, ((0.02, 0.05), (0.29, 0.52)), strict=True):
         axis.set_ylim(-0.02, 1.02)
         axis.legend(fontsize=8, loc=place)
     figure.tight_layout()
