@@ -223,6 +223,14 @@ def dials(models: Models) -> dict[str, Any]:
     return found
 
 
+def rank_correlation(values: Tensor) -> float:
+    """Spearman's, of frame and value [n frames], mean of the n."""
+    ranks = values.argsort(1).argsort(1).float()
+    centred = ranks - ranks.mean(1, keepdim=True)
+    line = torch.arange(float(values.shape[1])) - (values.shape[1] - 1) / 2
+    return float(((centred * line).sum(1) / (centred.norm(dim=1) * line.norm())).mean())
+
+
 def interpolation(models: Models) -> dict[str, float]:
     """Spearman's rank correlation of frame and log odds between the two ends' classes, mean of 64 pairs."""
     a, b = held_out(64, SEED + 60, shape=torch.full((64,), 0)), held_out(64, SEED + 61, shape=torch.full((64,), 3))
@@ -236,11 +244,7 @@ def interpolation(models: Models) -> dict[str, float]:
         z_sem = torch.cat([lerp(p[None], q[None], places) for p, q in zip(*codes, strict=True)])
         images = decode(models.semantic(z_sem) if name == "diffae" else models.plain(), x_T, 20)
         logs = judge.log_probabilities(images)["shape"]
-        odds = (logs[:, 3] - logs[:, 0]).view(64, 9)
-        ranks = odds.argsort(1).argsort(1).float()
-        centred = ranks - ranks.mean(1, keepdim=True)
-        line = torch.arange(9.0) - 4
-        found[name] = round(float(((centred * line).sum(1) / (centred.norm(dim=1) * line.norm())).mean()), 4)
+        found[name] = round(rank_correlation((logs[:, 3] - logs[:, 0]).view(64, 9)), 4)
     return found
 
 

@@ -18,11 +18,13 @@ from .host_server import PACK
 
 DEMO = PACK / "models" / "demo"
 JUDGE = PACK / "bench" / "judge" / "judge.safetensors"
-UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER = (
-    DEMO / "models" / f"scenes_{name}.safetensors" for name in ("unet", "diffae", "hspace", "text", "upsampler")
+UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER, UNCLIP = (
+    DEMO / "models" / f"scenes_{name}.safetensors"
+    for name in ("unet", "diffae", "hspace", "text", "upsampler", "unclip")
 )
 CLASSIFIER = DEMO / "classifiers" / "scenes_classifier.safetensors"
 CLIP = DEMO / "encoders" / "scenes_clip.safetensors"
+PRIOR = DEMO / "priors" / "scenes_prior.safetensors"
 Hashes = dict[str, str]  # path in the repository -> SHA-256
 
 

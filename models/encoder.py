@@ -44,6 +44,13 @@ class ImageEncoder(ABC):
         """[w D]: states of each word or token, behind the text tower's last norm. Raises ValueError as `embed_text`."""
         raise NoTextsError("this encoder has no text tower that tells of single words")
 
+    def text_states(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """States [1 N D] of a text, its embedding [1 D], and which states are seen [1 N] bool, for networks that draw.
+
+        An empty text is one too. Raises ValueError where there is no text tower that tells of them.
+        """
+        raise NoTextsError("this encoder tells no other network what it reads; connect Load CLIP")
+
     def maps(self, x: Tensor, t: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """One [B C h w] a layer."""
         found = self.encode(x, t, layers)

@@ -105,6 +105,12 @@ FILES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "download taesd_decoder.safetensors (or taesdxl_decoder) of madebyollin and put that into models/vae_approx",
         ("^decoder.layers.0.weight$ & ^encoder.layers.0.weight$",),
     ),
+    (
+        "a vector-quantised VAE",
+        "Load VAE can't read it; load the whole checkpoint of latent diffusion with Load Guidance Model, which gives "
+        "its VAE too",
+        ("quantize.embedding.weight & decoder.up.0.block.0.",),
+    ),
     ("a VAE", VAE, ("^decoder.up.0.block.0.", "^first_stage_model.decoder.")),
     (
         "a VAE",

@@ -1,5 +1,7 @@
 """The pack's own socket types; everything else is the host's."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 Classifier = io.Custom("GUIDANCE_CLASSIFIER")
@@ -13,3 +15,8 @@ Regions = io.Custom("GUIDANCE_REGIONS")
 Matcher = io.Custom("GUIDANCE_MATCHER")
 HSpace = io.Custom("GUIDANCE_HSPACE")
 Prior = io.Custom("GUIDANCE_PRIOR")
+
+
+def reader_input(tooltip: str, optional: bool = False) -> Any:
+    """`clip`: what reads texts for another network, the host's CLIP or one of the pack's own encoders."""
+    return io.MultiType.Input("clip", [io.Clip, Encoder], optional=optional, tooltip=tooltip)

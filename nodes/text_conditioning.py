@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..models.facts import Facts
 from ..models.imagen.captions import cleaned
+from . import sockets
 from .host.errors import GuidanceNode, about, noticed
 from .host.model import facts_of
 from .host.pictures import to_pixels
@@ -48,11 +49,10 @@ class TextConditioning(GuidanceNode):
                     default="",
                     tooltip="What the pictures show. Empty: no text, for the negative.",
                 ),
-                io.Clip.Input(
-                    "clip",
+                sockets.reader_input(
+                    "What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l); scenes_unclip: Load Guidance "
+                    "Encoder with scenes_clip. IF: Load CLIP with t5xxl. GLIDE needs none.",
                     optional=True,
-                    tooltip="What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l). IF: with t5xxl. GLIDE "
-                    "needs none.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For positive or negative of any sampler.")],

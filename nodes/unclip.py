@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..guidance.embeddings import BLENDS
 from ..models.registry import PRIOR, load_checkpoint
 from . import sockets
 from .host.errors import GuidanceNode, about
 from .host.files import choices, locate, usable
+from .host.guides.encoder import Encoder
+from .host.judging.embed import embedded_images
 from .host.unclip.outputs import difference_of, embeds_of, seen
 from .host.unclip.prior import HostPrior, load_prior
 from .widgets import seed_input, steps_input
@@ -83,7 +86,10 @@ class UnclipPrior(GuidanceNode):
             search_aliases=["Karlo", "Kandinsky", "DALL-E 2", "text to image embedding", "先验", "图像嵌入"],
             inputs=[
                 sockets.Prior.Input("prior", tooltip="Load Prior."),
-                io.Clip.Input("clip", tooltip="Load CLIP of the CLIP that the prior was trained on, of any node."),
+                sockets.reader_input(
+                    "What the prior was trained on: Load CLIP of that CLIP, of any node; scenes_prior: Load Guidance "
+                    "Encoder with scenes_clip."
+                ),
                 io.String.Input("text", multiline=True, default="", tooltip="What the picture shows."),
                 io.String.Input(
                     "negative", multiline=True, default="", tooltip="What it does not show. Empty: the published null."
@@ -148,6 +154,33 @@ class UnclipPrior(GuidanceNode):
         return io.NodeOutput(seen(found[[best]]), json.dumps(report))
 
 
+class ImageEmbeds(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_ImageEmbeds",
+            display_name="Image Embeds",
+            category=CATEGORY,
+            description="What a guidance encoder sees in pictures, as CLIP's embeddings for unCLIP: a row for each. "
+            "CLIP Vision Encode does the same with ComfyUI's own CLIP Vision.",
+            search_aliases=["unCLIP", "image variation", "CLIP vision encode", "图像变体", "图像嵌入"],
+            inputs=[
+                sockets.Encoder.Input("encoder", tooltip="Load Guidance Encoder; scenes_clip for scenes_unclip."),
+                io.Image.Input("images", tooltip="Pictures of any size; their middle is brought to the encoder's."),
+            ],
+            outputs=[
+                io.ClipVisionOutput.Output(
+                    tooltip="A row for each picture: for Image Embed Conditioning and Blend Image Embeds."
+                )
+            ],
+        )
+
+    @classmethod
+    def run(cls, encoder: Encoder, images: Tensor) -> io.NodeOutput:
+        with about("images"):
+            return io.NodeOutput(seen(embedded_images(encoder, images)))
+
+
 class BlendImageEmbeds(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -189,7 +222,9 @@ class BlendImageEmbeds(GuidanceNode):
                 io.ClipVisionOutput.Input(
                     "embed_b", optional=True, tooltip="Where it leads, for slerp and lerp. Its first row."
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Reads the texts, for text difference."),
+                sockets.reader_input(
+                    "Reads the texts, for text difference: Load CLIP, or Load Guidance Encoder.", optional=True
+                ),
                 io.String.Input(
                     "source_text", default="", optional=True, tooltip="What is seen now, for text difference."
                 ),
@@ -222,4 +257,4 @@ class BlendImageEmbeds(GuidanceNode):
         return io.NodeOutput(seen(BLENDS[method](a, goal, fractions)))
 
 
-NODES: list[type[io.ComfyNode]] = [LoadPrior, UnclipPrior, BlendImageEmbeds]
+NODES: list[type[io.ComfyNode]] = [LoadPrior, UnclipPrior, ImageEmbeds, BlendImageEmbeds]

@@ -173,16 +173,39 @@ def karlo(networks):
     return sampled(networks, model, positive, negative, cfg=3.0)
 
 
-def imagen(networks):
-    """IF's second stage with CFG: a text by T5, and a small picture with noise."""
+def enlarged(networks):
+    """Karlo's super-resolution of a picture."""
+    import karlo_golden
+
+    name = karlo_golden.stored("karlo_upsampler", "feature_karlo_sr.safetensors")
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    (nothing,) = networks.execute("Guidance_ClassConditioning", model=model, class_label="")
+    (told,) = networks.execute("Guidance_UpscaleConditioning", conditioning=nothing, image=pictures())
+    return sampled(networks, model, told, told)
+
+
+def imagen(networks, stage):
+    """A stage of IF with CFG: a text by T5, and in the second a small picture with noise."""
     import imagen_golden
 
-    name = imagen_golden.stored("two", "feature_if.safetensors")
+    name = imagen_golden.stored(stage, f"feature_if_{stage}.safetensors")
     model, _ = networks.execute("Guidance_LoadModel", model_name=name)
     sides = []
     for text in ("a red dog", ""):
         (told,) = networks.execute("Guidance_TextConditioning", model=model, text=text, clip=networks.t5)
-        sides += networks.execute("Guidance_UpscaleConditioning", conditioning=told, image=pictures())[:1]
+        if stage == "two":
+            (told,) = networks.execute("Guidance_UpscaleConditioning", conditioning=told, image=pictures())
+        sides.append(told)
+    return sampled(networks, model, *sides, cfg=3.0)
+
+
+def latent_diffusion(networks, network, labels):
+    """A checkpoint of latent diffusion with CFG between two labels."""
+    import ldm_golden
+
+    name = ldm_golden.stored(f"feature_{network}.ckpt", getattr(ldm_golden, network))
+    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
+    sides = [networks.execute("Guidance_ClassConditioning", model=model, class_label=label)[0] for label in labels]
     return sampled(networks, model, *sides, cfg=3.0)
 
 
@@ -339,7 +362,11 @@ FEATURES = {
     "GLIDE with CFG, inpainting": glide,
     "Karlo with CFG": karlo,
     "UnCLIP Prior": lambda n: embedded(n).image_embeds,
-    "IF, stage II with CFG": imagen,
+    "Karlo's super-resolution": enlarged,
+    "IF, stage I with CFG": lambda n: imagen(n, "one"),
+    "IF, stage II with CFG": lambda n: imagen(n, "two"),
+    "latent diffusion with CFG": lambda n: latent_diffusion(n, "checkpoint", ("class 1", "")),
+    "latent diffusion without classes": lambda n: latent_diffusion(n, "unconditional", ("", "")),
     "CLIP Score": scored,
     "Image-Sentence Match": matched,
     "HSpace Edit, symmetric": lambda n: edited(n, False),

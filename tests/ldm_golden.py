@@ -5,7 +5,8 @@ from pathlib import Path
 import golden_files
 import torch
 
-from pack.models.ldm.network import ClassConfig, ClassUNet
+from pack.models.adm.network import UNet
+from pack.models.ldm.network import ClassConfig, ClassUNet, LatentConfig
 
 CASE = "ldm_class_conditional"
 
@@ -45,6 +46,14 @@ def checkpoint():
     return dict(golden_files.fill(whole, arguments["salt"]).state_dict())
 
 
+def unconditional():
+    """The same of a model without classes: ADM's U-Net, 32 channels a head."""
+    shape = {"model_channels": 32, "in_channels": 3, "out_channels": 3, "num_res_blocks": 1, "channel_mult": (1, 2)}
+    shape |= {"attention": (2,), "head_channels": 32, "scale_shift_norm": False, "resblock_updown": False}
+    whole = Named(model=Named(diffusion_model=UNet(LatentConfig(**shape))))
+    return dict(golden_files.fill(whole, "unconditional.").state_dict())
+
+
 def first_stage():
     """The VQ autoencoder's state dict, with the checkpoint's prefix; needs the host."""
     from pack.nodes.host.latent.first_stage import VQ, Shape
@@ -57,12 +66,12 @@ def first_stage():
     return dict(filled.state_dict())
 
 
-def stored(name):
+def stored(name, network=checkpoint):
     """Puts the checkpoint into the folder of the loader; returns its name."""
     import folder_paths
 
     folder = Path(folder_paths.get_folder_paths("guidance_models")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": checkpoint() | first_stage()}, folder / name)
+    torch.save({"state_dict": network() | first_stage()}, folder / name)
     folder_paths.filename_list_cache.clear()
     return name

@@ -27,7 +27,8 @@ def categories(schemas):
 
 def own_types(schemas):
     """Types of our sockets, as in GUIDANCE_GUIDE: guide."""
-    types = {entry.get_io_type() for schema in schemas for entry in [*schema.inputs, *schema.outputs]}
+    sockets = [entry.get_io_type() for schema in schemas for entry in [*schema.inputs, *schema.outputs]]
+    types = {name for socket in sockets for name in socket.split(",")}
     return {
         name: name.removeprefix("GUIDANCE_").replace("_", " ").lower() for name in sorted(types) if "GUIDANCE" in name
     }

@@ -331,6 +331,10 @@ SAFETENSORS = {
     "control_v11p_sd15_canny.safetensors": (controlnet, "a ControlNet: put it into models/controlnet"),
     "t2iadapter_canny.safetensors": (t2i_adapter, "a T2I-Adapter: put it into models/controlnet"),
     "flux1-redux-dev.safetensors": (style_model, "a style model: put it into models/style_models"),
+    "vq-f4.safetensors": (
+        lambda: vae_keys() | {"quantize.embedding.weight": (8192, 3)},
+        "a vector-quantised VAE: Load VAE can't read it; load the whole checkpoint",
+    ),
     "vae-ft-mse.safetensors": (vae_keys, "a VAE: put it into models/vae and load it with Load VAE"),
     "taesd_decoder.safetensors": (lambda: taesd("Decoder"), "a TAESD decoder: put it into models/vae_approx"),
     "taesd_encoder.safetensors": (lambda: taesd("Encoder"), "a TAESD encoder: put it into models/vae_approx"),

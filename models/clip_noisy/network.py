@@ -184,10 +184,23 @@ class TextEncoder(nn.Module):
 
     def states(self, words: Tensor) -> Tensor:
         """[B context width]."""
-        x = self.token_embedding(words) + self.positional_embedding
+        x, visible = self.token_embedding(words) + self.positional_embedding, seen(words)
         for block in self.blocks:
-            x = block(x, words > 0)
+            x = block(x, visible)
         return self.ln_final(x)
+
+    def read(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B context width], embedding [B embed_dim], and which states are seen [B context] bool.
+
+        No words at all are one state of zeros, and an embedding of zeros.
+        """
+        said = (words > 0).any(1, keepdim=True)
+        return self.states(words) * said[..., None], self(words) * said, seen(words)
+
+
+def seen(words: Tensor) -> Tensor:
+    """Where there are words [B context] bool; the first place always, since attention must look somewhere."""
+    return torch.cat([torch.ones_like(words[:, :1], dtype=torch.bool), words[:, 1:] > 0], dim=1)
 
 
 class ClipNoisy(nn.Module, ImageEncoder):
@@ -270,6 +283,11 @@ class ClipNoisy(nn.Module, ImageEncoder):
     def embed_words(self, text: str) -> Tensor:
         words = self._words(text)
         return self.text.states(words)[words > 0]
+
+    def text_states(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        empty = torch.zeros(1, self.config.context, dtype=torch.long, device=self.mean.device)
+        words = self._words(text) if text.strip() or not self.config.words else empty
+        return self.text.read(words)
 
     def _words(self, text: str) -> Tensor:
         if not self.config.words:

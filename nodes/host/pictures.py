@@ -82,7 +82,7 @@ def require_vae(model: Any, vae: Any) -> None:
     if vae is not None:
         check_vae(model, vae)
     elif not is_pixel_model(model):
-        raise ValueError("this model works on latents, so the VAE that belongs to it is needed")
+        raise ValueError("this model works on latents; connect the VAE that belongs to it")
 
 
 def encode_picture(image: Tensor, vae: Any) -> Tensor:

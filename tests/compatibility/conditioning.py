@@ -69,11 +69,13 @@ def default(conditioning, fallback):
     return ConditioningSetDefaultAndCombine().set_default_and_combine(conditioning, fallback)[0]
 
 
-def hooked(conditioning):
+def hooked(scene, conditioning):
     import comfy.hooks
     from comfy_extras.nodes_hooks import SetModelHooksOnCond
 
-    return SetModelHooksOnCond().attach_hook(conditioning, comfy.hooks.create_hook_lora(lora(), 0.2, 0.0))[0]
+    return SetModelHooksOnCond().attach_hook(
+        conditioning, comfy.hooks.create_hook_lora(lora(scene.models["main"]), 0.2, 0.0)
+    )[0]
 
 
 def two(make, left="p", right="b"):
@@ -113,5 +115,5 @@ NODES = {
         partial=lambda s: ranged(s.labels["m"], 0.0, BETWEEN),
     ),
     "Set Default and Combine": Node(lambda s: default(masked(s.labels["p"], LEFT), s.labels["b"]), halves),
-    "Set Model Hooks (LoRA)": Node(lambda s: hooked(s.labels["p"]), lambda alone, level: alone("p", lora=True)),
+    "Set Model Hooks (LoRA)": Node(lambda s: hooked(s, s.labels["p"]), lambda alone, level: alone("p", lora=True)),
 }

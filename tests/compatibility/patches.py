@@ -8,8 +8,6 @@ import torch
 from features import direction
 from networks import pictures
 
-from .scene import CHANNELS, EMBEDDING
-
 ALWAYS = (0.0, 1.0)
 
 
@@ -48,7 +46,7 @@ def hspace(asymmetric, block=False):
 
 
 def drawn_direction(scene):
-    return direction(scene.networks, CHANNELS)
+    return direction(scene.networks, scene.channels)
 
 
 def delta_block(scene):
@@ -57,7 +55,7 @@ def delta_block(scene):
     from hspace_edits import block, direction_folder
 
     name = "compatibility.pth"
-    torch.save(block(norm_first=True, channels=CHANNELS, embedding=EMBEDDING)[1], direction_folder() / name)
+    torch.save(block(norm_first=True, channels=scene.channels, embedding=scene.embedding)[1], direction_folder() / name)
     folder_paths.filename_list_cache.clear()
     return scene.execute("Guidance_LoadHSpaceDirection", direction_name=name, train_steps=40)[0]
 

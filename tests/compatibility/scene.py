@@ -10,7 +10,6 @@ from networks import Networks, seeded
 LEVELS = torch.tensor([20.0, 5.0, 0.5, 0.0])
 SIDE, HALF = 32, 16
 SCALE = 3.0
-CHANNELS, EMBEDDING = 128, 64  # of the pixel model's bottleneck, and of its time
 BETWEEN = 0.55  # progress between the first two levels and the third
 
 
@@ -38,6 +37,16 @@ class Scene:
         given = {"model_name": "scenes_hspace.safetensors", "clip_denoised": False}
         main, second = (self.execute("Guidance_LoadModel", **given)[0] for _ in range(2))
         return {"main": main, "second": with_lora(self, second, -1.0)}
+
+    @property
+    def channels(self):
+        """Of the bottleneck."""
+        return channels_of(self.models["main"])
+
+    @property
+    def embedding(self):
+        """Width of the time's."""
+        return self.models["main"].model.diffusion_model.network.config.embedding
 
     @cached_property
     def flow(self):
@@ -83,13 +92,17 @@ def with_lora(scene, model, strength=0.2):
     import comfy.sd
 
     with torch.inference_mode():
-        return comfy.sd.load_lora_for_models(model, None, lora(), strength, 0.0)[0]
+        return comfy.sd.load_lora_for_models(model, None, lora(model), strength, 0.0)[0]
 
 
-def lora():
+def lora(model):
     """Of one layer of the pixel model."""
-    name = "diffusion_model.network.middle_block.0.in_layers.2"
+    name, channels = "diffusion_model.network.middle_block.0.in_layers.2", channels_of(model)
     return {
-        f"{name}.lora_up.weight": seeded(CHANNELS, 2, 1, 1, seed=7),
-        f"{name}.lora_down.weight": seeded(2, CHANNELS, 3, 3, seed=8),
+        f"{name}.lora_up.weight": seeded(channels, 2, 1, 1, seed=7),
+        f"{name}.lora_down.weight": seeded(2, channels, 3, 3, seed=8),
     }
+
+
+def channels_of(model):
+    return model.model.diffusion_model.network.middle_block[0].in_layers[2].weight.shape[0]

@@ -35,6 +35,12 @@ ERRORS = {  # float16, bfloat16
     "HSpace Edit, asymmetric": (0.0031, 0.037),
     "HSpace Inject": (0.003, 0.046),
     "Stochastic Encode": (0.00062, 0.0059),
+    "Karlo with CFG": (0.0034, 0.027),
+    "Karlo's super-resolution": (0.0009, 0.0076),
+    "IF, stage I with CFG": (0.0062, 0.045),
+    "IF, stage II with CFG": (0.0062, 0.05),
+    "latent diffusion with CFG": (0.002, 0.018),
+    "latent diffusion without classes": (0.00081, 0.0057),
 }
 OWN_MODEL = ("plain latent model", "plain flow model", "plain host U-Net")
 FROM_PURE_NOISE = ("Classifier-Guided Sampler: ddim",)  # its own schedule: sigma 157

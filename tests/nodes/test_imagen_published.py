@@ -141,7 +141,7 @@ def test_an_upsampler_without_noise_refuses_noise():
     from pack.nodes.host.pixel.small import picture_in, with_picture
 
     ((embedding, extra),) = with_picture([[torch.zeros(1, 1, 2), {}]], seeded(1, 3, 8, 8), 0.1)
-    with pytest.raises(ValueError, match=r"noise_augmentation is 0.1, and this upsampler was trained without"):
+    with pytest.raises(ValueError, match=r"noise_augmentation is 0.1, and this upsampler is not told"):
         picture_in({"cross_attn": embedding, "noise": seeded(1, 3, 16, 16), **extra}, Facts(16))
 
 

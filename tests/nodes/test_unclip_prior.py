@@ -98,6 +98,48 @@ def test_the_output_is_one_that_the_hosts_own_node_takes(execute, load, clip):
     assert told[0][1]["unclip_conditioning"][0]["clip_vision_output"].image_embeds is output.image_embeds
 
 
+@pytest.fixture(scope="module")
+def encoder(pack_nodes):
+    from conftest import run_node
+
+    return run_node(pack_nodes, "Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors")[0]
+
+
+def test_the_packs_own_clip_reads_for_its_prior(execute, encoder):
+    """What it makes of a caption is nearer to pictures of it than to pictures of another."""
+    from training.scenes import draw, render
+
+    (prior,) = execute("Guidance_LoadPrior", prior_name="scenes_prior.safetensors")
+    given = {"prior": prior, "clip": encoder, "seed": 0, "steps": 10}
+    made = [
+        execute("Guidance_UnclipPrior", text=f"a red {shape}", **given)[0].image_embeds for shape in ("star", "ring")
+    ]
+    mean = []
+    for shape in (3, 5):
+        fixed = {"shape": torch.full((16,), shape), "colour": torch.zeros(16, dtype=torch.long)}
+        images = render(draw(16, torch.Generator().manual_seed(shape), **fixed)).image.movedim(1, -1).add(1).div(2)
+        (found,) = execute("Guidance_ImageEmbeds", encoder=encoder, images=images)
+        assert found.image_embeds.shape == (16, 64)
+        mean.append(found.image_embeds.mean(0, keepdim=True))
+    for own, other in ((0, 1), (1, 0)):
+        assert cosine_similarity(made[own], mean[own]) > cosine_similarity(made[own], mean[other])
+
+
+def test_a_row_is_what_the_encoder_sees_in_the_picture_alone(execute, encoder):
+    images = seeded(3, 32, 32, 3).sigmoid()
+    (both,) = execute("Guidance_ImageEmbeds", encoder=encoder, images=images)
+    (last,) = execute("Guidance_ImageEmbeds", encoder=encoder, images=images[2:])
+    torch.testing.assert_close(both.image_embeds[2:], last.image_embeds, atol=1e-4, rtol=1e-4)
+
+
+def test_an_empty_text_is_one_state_of_zeros_for_the_packs_own_clip(encoder):
+    from pack.nodes.host.pixel.towers import read_clip
+
+    empty, said = read_clip(encoder, "", 64), read_clip(encoder, "a red star", 64)
+    assert not empty.states.any() and not empty.pooled.any() and empty.mask.sum() == 1
+    assert said.mask.sum() == 3 and said.pooled.equal(encoder.text("a red star"))
+
+
 class Seen:
     def __init__(self, image_embeds):
         self.image_embeds = image_embeds
@@ -118,7 +160,7 @@ def test_blends_begin_at_the_first_and_lead_to_the_goal(execute, clip):
     assert after > before
 
 
-def test_what_does_not_fit_is_refused(execute, load, clip, pack_nodes):
+def test_what_does_not_fit_is_refused(execute, load, clip, encoder):
     from networks import Networks
 
     bare = prior_golden.stored("karlo", "bare.safetensors")
@@ -128,6 +170,7 @@ def test_what_does_not_fit_is_refused(execute, load, clip, pack_nodes):
         ("LoadPrior", {"prior_name": bare}, r"bare.safetensors holds no statistics.*ViT-L-14_stats.*'statistics_name'"),
         ("LoadPrior", {"prior_name": bare, "statistics_name": "narrow.th"}, r"a mean and a deviation of 24 numbers"),
         ("UnclipPrior", {"prior": load("karlo"), "clip": narrow, "text": "a"}, r"24 numbers.*have 16.*'clip'"),
+        ("UnclipPrior", {"prior": load("karlo"), "clip": encoder, "text": "a"}, r"24 numbers.*clip.* has 64.*'clip'"),
         ("UnclipPrior", {"prior": load("karlo"), "clip": clip, "text": " "}, r"it is empty.*'text'"),
         ("BlendImageEmbeds", {"embed_a": a, "embed_b": b}, r"an embedding of 16 numbers came, and embed_a.*'embed_b'"),
         ("BlendImageEmbeds", {"embed_a": a}, r"nothing is connected.*'embed_b'"),

@@ -68,6 +68,13 @@ class Encoder:
 
         return self.texts.get(text, read)[0]
 
+    def text_states(self, text: str) -> tuple[Tensor, Tensor, Tensor]:
+        """States [1 N D], embedding [1 D] and mask [1 N] of a text, empty or not. Raises ValueError as `text` does."""
+        mm.load_models_gpu(self.patchers)
+        with torch.inference_mode(False), torch.no_grad():
+            states, pooled, mask = self.network.text_states(text)
+        return states.float(), pooled.float(), mask
+
     def encode(self, x: Tensor, sigma: Tensor | None, names: Collection[str]) -> Mapping[str, Tensor]:
         """Layers and EMBEDDING by name, in one pass; sigma None: x is clean."""
         given = network_input(self.patchers[0], self.schedule, x, sigma)

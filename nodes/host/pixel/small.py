@@ -61,7 +61,7 @@ def augmentation_step(given: Mapping[str, Any], facts: Facts) -> int | None:
     if facts.augmentation is None:
         if level:
             raise ValueError(
-                f"noise_augmentation is {level:g}, and this upsampler was trained without noise on its small picture; "
+                f"noise_augmentation is {level:g}, and this upsampler is not told how noisy its small picture is; "
                 "set it to -1 (auto)"
             )
         return None

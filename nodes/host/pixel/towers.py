@@ -10,6 +10,7 @@ import comfy.model_management as mm
 import torch
 
 from ..guides.clip_vision import text_tower
+from ..guides.encoder import Encoder
 from .states import Read
 
 LAST = 10**6  # a layer beyond every depth: the host takes the last one, behind its norm
@@ -31,8 +32,11 @@ def asked(clip: Any, tower: Any) -> Iterator[None]:
 def read_clip(clip: Any, text: str, width: int) -> Read:
     """By the tower whose embedding is `width` wide; an empty text is its start and end.
 
-    Raises ValueError where there is no such tower, and for texts too long for one.
+    One of the pack's own encoders reads by itself. Raises ValueError where there is no such tower, and for texts too
+    long for one.
     """
+    if isinstance(clip, Encoder):
+        return read_encoder(clip, text, width)
     clip.load_model()  # its weights are looked at
     key, tower = text_tower(clip, width, "the model was made with embeddings of")
     tokens = clip.tokenize(text)[key]
@@ -45,6 +49,17 @@ def read_clip(clip: Any, text: str, width: int) -> Read:
     mask = torch.arange(len(numbers))[None] <= last
     device = mm.intermediate_device()
     return Read(states.float().to(device), mask.to(device), pooled.float().to(device))
+
+
+def read_encoder(encoder: Encoder, text: str, width: int) -> Read:
+    """Raises ValueError for an encoder that reads no texts for others, and for one of another width."""
+    states, pooled, mask = (part.to(mm.intermediate_device()) for part in encoder.text_states(text))
+    if pooled.shape[1] != width:
+        raise ValueError(
+            f"the model was made with embeddings of {width} numbers, and {encoder.name} has {pooled.shape[1]}; use the "
+            "encoder of the same model"
+        )
+    return Read(states, mask, pooled)
 
 
 def read_t5(clip: Any, text: str, context: int, width: int) -> tuple[Read, int]:
