@@ -18,8 +18,8 @@ from .host_server import PACK
 
 DEMO = PACK / "models" / "demo"
 JUDGE = PACK / "bench" / "judge" / "judge.safetensors"
-UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER = (
-    DEMO / "models" / f"scenes_{name}.safetensors" for name in ("unet", "diffae", "hspace", "text", "upsampler")
+UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER, FLOW = (
+    DEMO / "models" / f"scenes_{name}.safetensors" for name in ("unet", "diffae", "hspace", "text", "upsampler", "flow")
 )
 CLASSIFIER = DEMO / "classifiers" / "scenes_classifier.safetensors"
 CLIP = DEMO / "encoders" / "scenes_clip.safetensors"
