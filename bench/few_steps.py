@@ -19,10 +19,10 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from training.scenes import CLASSES, COLOURS, SHAPES
+from training.scenes import CLASSES, COLOURS, SHAPES, draw, render
 
 from . import judge, made_with
-from .cfg import kid, noise_of, real_features
+from .cfg import REAL_SEED, kid, noise_of
 from .host_server import PACK
 from .pack import Pack, ksampler
 from .shape_accuracy import sheet
@@ -32,23 +32,29 @@ from matplotlib import pyplot  # noqa: E402
 
 RESULTS = PACK / "bench" / "results"
 BATCH, GROUPS = 8, 8  # pictures of a batch, which share a label and a text; batches of a setting
+REAL = 1024  # scenes that KID compares with
 STEPS = (4, 8)
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 TEXT: dict[str, dict[str, Any]] = {
-    **{f"weight {weight:g}": {"weight": weight, **WHOLE} for weight in (0.5, 1.0, 2.0, 4.0)},
+    **{f"weight {weight:g}": {"weight": weight, **WHOLE} for weight in (0.1, 0.2, 0.5, 1.0, 2.0)},
     **{
-        f"weight 2, window {start:g} to {end:g}": {"weight": 2.0, "start_percent": start, "end_percent": end}
+        f"weight 0.5, window {start:g} to {end:g}": {"weight": 0.5, "start_percent": start, "end_percent": end}
         for start, end in ((0.0, 0.5), (0.2, 0.8), (0.5, 1.0))
     },
-    **{f"weight 4, cap {cap:g}": {"weight": 4.0, **WHOLE, "cap": cap} for cap in (0.5, 3.0)},
+    **{f"weight 2, cap {cap:g}": {"weight": 2.0, **WHOLE, "cap": cap} for cap in (0.1, 0.3)},
 }
-NEGATIVE = (-0.5, -1.0, -2.0)
+NEGATIVE: dict[str, dict[str, Any]] = {
+    **{f"weight {weight:g}": {"weight": weight, **WHOLE} for weight in (-0.1, -0.2, -0.3, -1.0)},
+    "weight -0.2, window 0.2 to 0.8": {"weight": -0.2, "start_percent": 0.2, "end_percent": 0.8},
+    "weight -0.4, window 0.4 to 1": {"weight": -0.4, "start_percent": 0.4, "end_percent": 1.0},
+}
 DIVERSITY: dict[str, dict[str, Any]] = {
     "colours, weight 0.5": {"weight": 0.5},
+    "colours, weight 0.6": {"weight": 0.6},
     "colours, weight 1": {"weight": 1.0},
     "colours, weight 0.5, whole run": {"weight": 0.5, **WHOLE},
     "encoder, weight 0.5": {"weight": 0.5, "encoder": True},
-    "encoder, weight 1": {"weight": 1.0, "encoder": True},
+    "encoder, weight 0.5, late": {"weight": 0.5, "encoder": True, "start_percent": 0.3, "end_percent": 1.0},
 }
 
 
@@ -120,13 +126,13 @@ def settings(bench: Bench) -> dict[str, tuple[int, int, Callable[[int], Any]]]:
                 GROUPS,
                 lambda group, options=options: bench.text(unwanted(group), **options),
             )
-    many = 4 * GROUPS
+    many = 2 * GROUPS
     found["4 steps, many: unguided"] = (4, many, lambda group: bench.model)
-    for weight in NEGATIVE:
-        found[f"4 steps, many: not the colour, weight {weight:g}"] = (
+    for name, options in NEGATIVE.items():
+        found[f"4 steps, many: not the colour, {name}"] = (
             4,
             many,
-            lambda group, weight=weight: bench.text(unwanted(group), weight=weight, **WHOLE),
+            lambda group, options=options: bench.text(unwanted(group), **options),
         )
     for name, options in DIVERSITY.items():
         found[f"4 steps, many: diversity, {name}"] = (4, many, lambda group, options=options: bench.diverse(**options))
@@ -171,7 +177,8 @@ def main() -> None:
     if found.get("made_with") != made:
         found = {"made_with": made, "settings": {}}
     with torch.inference_mode():
-        bench, real = Bench(), real_features()
+        bench = Bench()
+        real = judge.load().features(render(draw(REAL, torch.Generator().manual_seed(REAL_SEED))).image)
         for name, (steps, groups, model) in settings(bench).items():
             if name in found["settings"] or not any(part in name for part in given.only):
                 continue

@@ -23,3 +23,14 @@ def likeness(features: Tensor) -> Tensor:
     width = (median / math.log(count)).clamp(min=torch.finfo(median.dtype).tiny)
     others = 1 - torch.eye(count, device=features.device)
     return ((-squared / width).exp() * others).sum(-1) / (count - 1)
+
+
+def repulsion(features: Tensor) -> Tensor:
+    """Minus the mean distance of each picture to the others, with the gradient of `likeness`: [... n D] -> [... n].
+
+    The kernel's width follows the pictures, so its value doesn't tell how far apart they are.
+    """
+    with torch.no_grad():
+        distances = torch.cdist(features.float(), features.float()).sum(-1) / (features.shape[-2] - 1)
+    alike = likeness(features)
+    return alike - alike.detach() - distances

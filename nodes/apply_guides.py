@@ -178,13 +178,6 @@ class ApplyGuides(GuidanceNode):
                     "control",
                     optional=True,
                     advanced=True,
-                    tooltip="A guide that only watches, with another encoder than the guides': it pushes nothing, and "
-                    "Guide Report warns when it sees no rise.",
-                ),
-                sockets.Guide.Input(
-                    "control",
-                    optional=True,
-                    advanced=True,
                     tooltip="A guide that only watches, best with an encoder that no other guide has: it pushes "
                     "nothing, and Guide Report says whether it sees a rise.",
                 ),

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from pack.guidance import palette_energy, style_energy
 from pack.guidance.clip_energy import cosine, pair, spherical
-from pack.guidance.diversity_energy import likeness
+from pack.guidance.diversity_energy import likeness, repulsion
 from pack.guidance.recurrence import again, as_if_from
 from pack.guidance.structure_energy import difference, self_similarity
 from pack.guidance.views import clamped, crops, look
@@ -65,6 +65,15 @@ def test_down_the_likeness_each_picture_goes_away_from_the_others_by_the_kernel_
     width = squared[torch.triu(torch.ones(4, 4), 1) > 0].median() / math.log(4)
     expected = -4 / (3 * width) * ((-squared / width).exp()[..., None] * gaps).sum(1)
     torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_repulsion_is_minus_the_mean_distance_and_pulls_as_the_likeness_does():
+    x = draw(2, 4, 3).requires_grad_(True)
+    found = repulsion(x)
+    expected = torch.stack([-(x[0, k] - x[0]).norm(dim=1).sum() / 3 for k in range(4)])
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(energy(x).sum(), x)[0] for energy in (repulsion, likeness)]
+    assert torch.equal(*grads)
 
 
 def test_equal_pictures_are_as_like_as_can_be_and_have_a_finite_gradient():

@@ -106,7 +106,7 @@ def test_the_shipped_scorer_is_small_and_knows_the_half_that_it_did_not_learn_fr
     from training.scorer import embedded, learned, right
 
     checkpoint, network = loaded(SHIPPED)
-    assert SHIPPED.stat().st_size < 10_000 and list(checkpoint.facts.class_names) == CLASS_NAMES
+    assert SHIPPED.stat().st_size < 10_000 and list(checkpoint.facts.class_names) == list(CLASS_NAMES)
     seen, labels = embedded(256, seed=7)
     other = ~learned(labels)
     shares = right(network.float(), seen[other], labels[other])

@@ -81,7 +81,7 @@ def test_it_sees_the_whole_batch_where_the_host_shows_the_network_one_row_at_a_t
         execute("Guidance_ClassConditioning", model=model, class_label=label)[0] for label in ("star", "")
     ]
     noise = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    sigmas, steered = torch.tensor([0.7, 0.3, 0.0]), applied(execute, model, guides(execute, encoder, "colours"))
+    sigmas, steered = torch.tensor([0.7, 0.0]), applied(execute, model, guides(execute, encoder, "encoder"))
     found = []
     for one in (steered, one_by_one(steered)):
         guider = comfy.samplers.CFGGuider(one)
@@ -113,7 +113,7 @@ def test_a_report_of_a_batch_of_one_says_why_nothing_was_done(execute, encoder, 
 
 def test_frames_of_one_video_do_not_push_each_other_apart(pack_nodes):
     """Only the same frames of different videos are compared, in the same view."""
-    from pack.guidance.diversity_energy import likeness
+    from pack.guidance.diversity_energy import repulsion
     from pack.nodes.host.guides.energies import Near, Sight, clean_energy
     from pack.nodes.host.guides.guide import Guide
     from pack.guidance.weight import Weight
@@ -122,7 +122,7 @@ def test_frames_of_one_video_do_not_push_each_other_apart(pack_nodes):
         name="diversity",
         weight=Weight(1.0),
         measure=lambda pictures, sigma: [pictures.flatten(1)],
-        compare=lambda found, wanted: likeness(found[0]),
+        compare=lambda found, wanted: repulsion(found[0]),
         size=4,
         noise_aware=False,
         scale=1.0,
@@ -132,5 +132,5 @@ def test_frames_of_one_video_do_not_push_each_other_apart(pack_nodes):
     frames = torch.randn(3, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))  # 3 videos of 2 frames
     sight = Sight([guide], torch.tensor([[0.0, 0.0, 1.0, 1.0]]), Near())
     found = clean_energy(guide, sight)(frames.flatten(0, 1), torch.zeros(3))
-    expected = torch.stack([likeness(frames[:, place].flatten(1)) for place in (0, 1)]).mean(0)
+    expected = torch.stack([repulsion(frames[:, place].flatten(1)) for place in (0, 1)]).mean(0)
     torch.testing.assert_close(found, expected)

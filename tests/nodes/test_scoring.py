@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scorer(execute):
     return execute("Guidance_LoadScorer", scorer_name="scenes_scorer.safetensors")[0]
 
@@ -138,8 +138,20 @@ def test_the_activation_of_an_mlp_can_be_chosen(execute, encoder):
         torch.testing.assert_close(mlp.scores(seen), expected @ tensors["2.weight"].T, rtol=1e-4, atol=1e-5)
 
 
-def test_a_scorer_of_the_hosts_clip_vision_raises_its_score(execute, models):
-    (seeing,) = execute("Guidance_EncoderFromClipVision", clip_vision=clip_vision_model("clip"))
+@pytest.fixture(scope="module")
+def clip_vision(comfy):
+    """A small random CLIP_VISION of the host."""
+    config = {"hidden_act": "gelu", "hidden_size": 32, "image_size": 32, "intermediate_size": 64, "num_channels": 3}
+    config |= {"model_type": "clip_vision_model", "num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 8}
+    with torch.inference_mode():
+        vision = clip_vision_model({**config, "projection_dim": 16})
+        for parameter in vision.model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    return vision
+
+
+def test_a_scorer_of_the_hosts_clip_vision_raises_its_score(execute, models, clip_vision):
+    (seeing,) = execute("Guidance_EncoderFromClipVision", clip_vision=clip_vision)
     width = embeddings(seeing, torch.zeros(1, 3, seeing.size, seeing.size)).shape[1]
     weight = torch.randn(1, width, generator=torch.Generator().manual_seed(2))
     name = stored({"weight": weight, "bias": torch.zeros(1)}, f"vision_{width}.safetensors")

@@ -116,10 +116,10 @@ class Sight:
         measure = guide.measure
         if not isinstance(measure, Features):
             return measure(pictures, sigma)
-        encoder, theirs = measure.encoder, [guide.measure for guide in self.guides]
+        encoder, theirs = measure.encoder, [one.measure for one in (*self.guides, guide)]
         alike = [other for other in theirs if isinstance(other, Features) and other.encoder.network is encoder.network]
         names = dict.fromkeys(name for other in alike for name in other.names)
-        found = self._once(id(encoder.network), pictures, lambda: encoder.encode(pictures, sigma, list(names)))
+        found = self._once((id(encoder.network), *names), pictures, lambda: encoder.encode(pictures, sigma, list(names)))
         return measure.of(found)
 
     def wanted(self, guide: Guide) -> Measured:

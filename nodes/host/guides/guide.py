@@ -14,7 +14,7 @@ from ....guidance import style_energy
 from ....guidance.classifier_energy import log_probability
 from ....guidance.clip_energy import DISTANCES, LEAST, cosine
 from ....guidance.combine import EXACT
-from ....guidance.diversity_energy import likeness
+from ....guidance.diversity_energy import repulsion
 from ....guidance.labels import parse_labels
 from ....guidance.palette_energy import quantiles, sliced_wasserstein
 from ....guidance.structure_energy import METHODS
@@ -235,7 +235,7 @@ def diversity_guide(encoder: Encoder | None, weight: Weight, mask: Tensor | None
     Colours are compared as Palette Guide does, by their distributions: so a picture is recoloured, not overlaid.
     """
     told: dict[str, Any] = {"name": "diversity", "weight": weight, "mask": mask, "wanted": [], "across": True}
-    told["compare"] = lambda found, wanted: likeness(found[0])
+    told["compare"] = lambda found, wanted: repulsion(found[0])
     if encoder is None:
         return Guide(
             measure=lambda colours, sigma: [quantiles(colours).flatten(1)],
