@@ -170,8 +170,9 @@ def main() -> None:
     parser.add_argument("--sheets", help="a folder for pictures of each setting, to look at")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    path, made = RESULTS / "few_steps.json", made_with.hashes(
-        (made_with.FLOW, made_with.UNET, made_with.CLIP, made_with.JUDGE)
+    path, made = (
+        RESULTS / "few_steps.json",
+        made_with.hashes((made_with.FLOW, made_with.UNET, made_with.CLIP, made_with.JUDGE)),
     )
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if found.get("made_with") != made:

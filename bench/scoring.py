@@ -28,7 +28,7 @@ RESULTS = PACK / "bench" / "results" / "scoring.json"
 SCORER = made_with.DEMO / "scorers" / "scenes_scorer.safetensors"
 GOALS, EACH, STEPS = 8, 8, 20
 ATTRIBUTES = ("shape", "colour")
-WEIGHTS = {"label": (8.0, 16.0), "score": (1.0, 2.0)}
+WEIGHTS = {"label": (8.0, 16.0), "score": (1.0,)}
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 
 
@@ -70,7 +70,9 @@ def readings(images: Tensor, attribute: str) -> dict[str, float]:
 def settings() -> list[tuple[str, str, float]]:
     """(guide, attribute, weight)."""
     found = [("unguided", attribute, 0.0) for attribute in ATTRIBUTES]
-    return found + [(kind, name, weight) for kind, weights in WEIGHTS.items() for name in ATTRIBUTES for weight in weights]
+    return found + [
+        (kind, name, weight) for kind, weights in WEIGHTS.items() for name in ATTRIBUTES for weight in weights
+    ]
 
 
 def main() -> None:

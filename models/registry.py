@@ -10,7 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
-from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, ldm, lpips, mmca, prior, scorer, vgg
+from . import (
+    adm,
+    asyrp,
+    clip,
+    clip_noisy,
+    ddpm,
+    diffae,
+    glide,
+    glide_clip,
+    imagen,
+    karlo,
+    ldm,
+    lpips,
+    mmca,
+    prior,
+    scorer,
+    vgg,
+)
 from .architecture import DESCRIPTION, Architecture, Checkpoint, first_fitting, own_names, parse
 from .diffae.attributes import CELEBA
 from .state_dict import CheckpointError, StateDict, outline, read

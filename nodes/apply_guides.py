@@ -225,7 +225,9 @@ class ApplyGuides(GuidanceNode):
                     views=views,
                     recurrence=recurrence,
                     frames=frames,
-                    report=Report(decoder=name, scored=frozenset(guide.name for guide in [*active, *control] if guide.scored)),
+                    report=Report(
+                        decoder=name, scored=frozenset(guide.name for guide in [*active, *control] if guide.scored)
+                    ),
                     control=control,
                 ),
             )

@@ -12,8 +12,8 @@ from .host.guides.guide import diversity_guide
 from .widgets import WindowNode
 
 WEIGHT_TOOLTIP = (
-    "How hard the pictures of a batch push each other apart. 0: off. 0.6: about a third more apart in 4 steps. 0.2 to 2 "
-    "is the useful range. Below 0 they become alike. A batch of one is left as it is."
+    "How hard the pictures of a batch push each other apart. 0: off. 0.6: a third further in 4 steps. 0.2 to 1 is the "
+    "useful range. Below 0 they become alike. A batch of one is left as it is."
 )
 
 

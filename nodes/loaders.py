@@ -357,4 +357,11 @@ class EncoderFromClipVision(GuidanceNode):
             return io.NodeOutput(encoder_from(clip_vision, clip))
 
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision, LoadMatcher, LoadScorer]
+NODES: list[type[io.ComfyNode]] = [
+    LoadModel,
+    LoadClassifier,
+    LoadEncoder,
+    EncoderFromClipVision,
+    LoadMatcher,
+    LoadScorer,
+]

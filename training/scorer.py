@@ -55,8 +55,8 @@ def fit(network: torch.nn.Module, seen: Tensor, labels: Tensor) -> None:
     def loss() -> Tensor:
         optimizer.zero_grad()
         groups = network(seen).split(GROUP_SIZES, dim=1)
-        found = sum(cross_entropy(part, labels[:, k]) for k, part in enumerate(groups)) / len(groups)
-        found = found + DECAY * sum(part.square().sum() for part in network.parameters())
+        wrong = torch.stack([cross_entropy(part, labels[:, k]) for k, part in enumerate(groups)]).mean()
+        found = wrong + DECAY * torch.cat([part.flatten() for part in network.parameters()]).square().sum()
         found.backward()
         return found
 
@@ -67,7 +67,10 @@ def right(network: torch.nn.Module, seen: Tensor, labels: Tensor) -> dict[str, f
     """Share of right answers by attribute."""
     with torch.no_grad():
         groups = network(seen).split(GROUP_SIZES, dim=1)
-    return {name: round((part.argmax(1) == labels[:, k]).float().mean().item(), 4) for k, (name, part) in enumerate(zip(CLASSES, groups, strict=True))}
+    return {
+        name: round((part.argmax(1) == labels[:, k]).float().mean().item(), 4)
+        for k, (name, part) in enumerate(zip(CLASSES, groups, strict=True))
+    }
 
 
 def main() -> None:

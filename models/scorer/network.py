@@ -39,4 +39,4 @@ class Head(nn.Sequential):
 
 
 def head(config: HeadConfig) -> nn.Module:
-    return Head(config) if config.places else nn.Linear(*config.widths)
+    return Head(config) if config.places else nn.Linear(config.widths[0], config.widths[1])

@@ -65,7 +65,8 @@ def test_the_order_of_the_batch_means_nothing(execute, encoder, models, one_by_o
     steered = one_by_one(applied(execute, model, guides(execute, encoder, "encoder")))
     noise = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     found, turned = (
-        sample(execute, steered, steps=2, latent=torch.zeros_like(noise), noise=start) for start in (noise, noise.flip(0))
+        sample(execute, steered, steps=2, latent=torch.zeros_like(noise), noise=start)
+        for start in (noise, noise.flip(0))
     )
     torch.testing.assert_close(turned.flip(0), found, rtol=0, atol=1e-4)
 
@@ -77,9 +78,7 @@ def test_it_sees_the_whole_batch_where_the_host_shows_the_network_one_row_at_a_t
     import comfy.samplers
 
     model, _ = models["scenes_flow"]
-    conditions = [
-        execute("Guidance_ClassConditioning", model=model, class_label=label)[0] for label in ("star", "")
-    ]
+    conditions = [execute("Guidance_ClassConditioning", model=model, class_label=label)[0] for label in ("star", "")]
     noise = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     sigmas, steered = torch.tensor([0.7, 0.0]), applied(execute, model, guides(execute, encoder, "encoder"))
     found = []
@@ -114,9 +113,9 @@ def test_a_report_of_a_batch_of_one_says_why_nothing_was_done(execute, encoder, 
 def test_frames_of_one_video_do_not_push_each_other_apart(pack_nodes):
     """Only the same frames of different videos are compared, in the same view."""
     from pack.guidance.diversity_energy import repulsion
+    from pack.guidance.weight import Weight
     from pack.nodes.host.guides.energies import Near, Sight, clean_energy
     from pack.nodes.host.guides.guide import Guide
-    from pack.guidance.weight import Weight
 
     guide = Guide(
         name="diversity",

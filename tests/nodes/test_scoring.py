@@ -39,6 +39,7 @@ def pictures(count=3):
 
 def embeddings(encoder, images):
     import comfy.model_management as mm
+
     from pack.models.encoder import EMBEDDING
 
     mm.load_models_gpu(encoder.patchers)

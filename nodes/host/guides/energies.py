@@ -119,7 +119,9 @@ class Sight:
         encoder, theirs = measure.encoder, [one.measure for one in (*self.guides, guide)]
         alike = [other for other in theirs if isinstance(other, Features) and other.encoder.network is encoder.network]
         names = dict.fromkeys(name for other in alike for name in other.names)
-        found = self._once((id(encoder.network), *names), pictures, lambda: encoder.encode(pictures, sigma, list(names)))
+        found = self._once(
+            (id(encoder.network), *names), pictures, lambda: encoder.encode(pictures, sigma, list(names))
+        )
         return measure.of(found)
 
     def wanted(self, guide: Guide) -> Measured:

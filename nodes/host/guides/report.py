@@ -133,6 +133,11 @@ def verdict(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{name} is cut in {100 * cut:.0f} % of its looks and doesn't arrive ({went}): another encoder or more views"
 
 
+NOTHING = (
+    "no guide was active in the last run: every weight or window was empty, or a Diversity Guide had one picture alone"
+)
+
+
 def decoders(reports: list[Report]) -> str:
     """How guides got pixels of latents, in a few words; empty if no guide needed any."""
     return ", ".join(dict.fromkeys(report.decoder for report in reports if report.decoder))
@@ -148,7 +153,7 @@ def remark(reports: list[Report]) -> str:
         if report.idle:
             return report.idle
     if not any(report.rows for report in reports):
-        return ("no guide was active in the last run: every weight or window was empty, or a Diversity Guide had one picture alone")
+        return NOTHING
     if all(report.prompt != prompt_id() for report in reports):
         return "samples came from the cache; these are the numbers of the run that made them"
     return ""

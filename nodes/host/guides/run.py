@@ -17,8 +17,8 @@ from .through import kept, with_graph
 
 KEY = "diffusion_guidance"
 ACROSS = (
-    "Diversity Guide: the pictures of this batch depend on each other; one of them sampled alone is another picture, and "
-    "has nothing to be apart from"
+    "Diversity Guide: the pictures of this batch depend on each other; one of them sampled alone is another picture, "
+    "and has nothing to be apart from"
 )
 RISING = "the last run went from a picture to its noise, where guides do nothing"
 

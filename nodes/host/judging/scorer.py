@@ -53,7 +53,7 @@ class Scorer:
             )
 
     def chosen(self, output: str, batch: int) -> Tensor | None:
-        """The output of each picture, [B]; None where there is one alone. Raises ValueError for one that isn't there."""
+        """The output of each picture, [B]; None where there is one alone. Raises ValueError for one it hasn't got."""
         if len(self.outputs) == 1 and not output.strip():
             return None
         if not output.strip():
@@ -106,7 +106,9 @@ def pair_guide(encoder: Encoder, text: str, opposite: str, weight: Weight, mask:
     def compare(found: Measured, wanted: Measured) -> Tensor:
         return pair(found[0], wanted[0], scale)
 
-    return replace(_upwards(encoder, f"{text}, not {opposite}", weight, mask), compare=compare, wanted=[torch.cat(texts)])
+    return replace(
+        _upwards(encoder, f"{text}, not {opposite}", weight, mask), compare=compare, wanted=[torch.cat(texts)]
+    )
 
 
 def _upwards(encoder: Encoder, name: str, weight: Weight, mask: Tensor | None) -> Guide:
