@@ -140,27 +140,26 @@ def settings(bench: Bench) -> dict[str, tuple[int, int, Callable[[int], Any]]]:
 
 
 def plot(found: dict[str, dict[str, float]]) -> None:
-    """Text: colour against shape, by setting. Diversity: both distances against the shape."""
-    figure, axes = pyplot.subplots(1, 3, figsize=(16, 4.8))
-    for axis, steps in zip(axes, STEPS, strict=False):
-        start = f"{steps} steps: "
-        for name, row in found.items():
-            if name.startswith(start):
-                axis.plot(row["shape"], row["colour"], "o")
-                axis.annotate(name.removeprefix(start), (row["shape"], row["colour"]), fontsize=7)
-        axis.set_title(f"Text Guide, {steps} steps, cfg 1")
+    """What each guide is for against the right shapes, a point a setting."""
+    unguided = "4 steps, many: unguided"
+    panels = (
+        ("Text Guide, 4 steps, cfg 1", ("4 steps: ",), "colour", "colour of the text (judge)"),
+        ("Text Guide, 8 steps, cfg 1", ("8 steps: ",), "colour", "colour of the text (judge)"),
+        ("Text Guide, negative", (unguided, "4 steps, many: not"), "colour", "unwanted colour (judge)"),
+        ("Diversity Guide", (unguided, "4 steps, many: diversity"), "distance", "distance within a batch"),
+    )
+    figure, axes = pyplot.subplots(1, 4, figsize=(19, 4.6))
+    for axis, (title, starts, key, said) in zip(axes, panels, strict=True):
+        rows = [(name.split(": ")[1], row) for name, row in found.items() if name.startswith(starts)]
+        for place, (name, row) in enumerate(rows):
+            axis.plot(row["shape"], row[key], "os"[place // 10], label=name.removeprefix("diversity, "))
+        axis.set_title(title)
         axis.set_xlabel("right shape, of the label (judge)")
-        axis.set_ylabel("colour of the text (judge)")
-    start = "4 steps, many: "
-    for name, row in found.items():
-        if name.startswith((f"{start}diversity", f"{start}unguided")):
-            axes[2].plot(row["distance"], row["shape"], "o")
-            axes[2].annotate(name.removeprefix(start), (row["distance"], row["shape"]), fontsize=7)
-    axes[2].set_title("Diversity Guide, 4 steps, cfg 1")
-    axes[2].set_xlabel("distance between pictures of a batch")
-    axes[2].set_ylabel("right shape (judge)")
+        axis.set_ylabel(said)
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(RESULTS / "few_steps.png", dpi=90)
+    figure.savefig(RESULTS / "few_steps.png", dpi=80)
     pyplot.close(figure)
 
 
