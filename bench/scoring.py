@@ -28,7 +28,7 @@ RESULTS = PACK / "bench" / "results" / "scoring.json"
 SCORER = made_with.DEMO / "scorers" / "scenes_scorer.safetensors"
 GOALS, EACH, STEPS = 8, 8, 20
 ATTRIBUTES = ("shape", "colour")
-WEIGHTS = {"label": (8.0, 16.0), "score": (1.0,)}
+WEIGHTS = {"label": (8.0, 16.0), "score": (1.0, 2.0)}
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 
 
