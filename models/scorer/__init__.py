@@ -41,6 +41,8 @@ def guesses(config: HeadConfig) -> dict[str, str]:
 def parse_config(config: Any) -> HeadConfig:
     """Raises ValueError for an activation that nobody knows, and for another number of layers than of widths."""
     found = HeadConfig(**tuples(config))
+    if not isinstance(found.widths, tuple) or not isinstance(found.places, tuple):
+        raise ValueError("its widths or its places are no list")
     if found.activation not in ACTIVATIONS:
         raise ValueError(f"its activation is {found.activation!r}; there are {', '.join(ACTIVATIONS)}")
     if len(found.widths) != max(len(found.places), 1) + 1:

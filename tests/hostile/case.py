@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL, CLASSIFIER, ENCODER, AUTOENCODER = "LoadModel", "LoadClassifier", "LoadEncoder", "LoadDiffusionAutoencoder"
-MATCHER = "LoadMatcher"
+MATCHER, SCORER = "LoadMatcher", "LoadScorer"
 HSPACE, SEMANTIC, CONVERT, RESUME = "LoadHSpaceDirection", "LoadSemanticDirection", "convert", "resume"
-LOADERS = (MODEL, CLASSIFIER, ENCODER, MATCHER, AUTOENCODER, HSPACE, SEMANTIC)
+LOADERS = (MODEL, CLASSIFIER, ENCODER, MATCHER, SCORER, AUTOENCODER, HSPACE, SEMANTIC)
 READERS = (*LOADERS, CONVERT, RESUME)
 
 

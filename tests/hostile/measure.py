@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .case import AUTOENCODER, CLASSIFIER, CONVERT, ENCODER, LOADERS, MATCHER, MODEL, READERS, RESUME, Case
+from .case import AUTOENCODER, CLASSIFIER, CONVERT, ENCODER, LOADERS, MATCHER, MODEL, READERS, RESUME, SCORER, Case
 
 SECONDS, SPARE = 5.0, 50 << 20  # of the processor; bytes beside 1.5 times the file's size
 NAMES = {
@@ -19,6 +19,7 @@ NAMES = {
     CLASSIFIER: "classifier",
     ENCODER: "encoder",
     MATCHER: "matcher",
+    SCORER: "scorer",
 }  # of a loader's input
 PYTHON = re.compile(
     "Traceback|has no attribute|not subscriptable|NoneType|unhashable|positional argument|unexpected keyword|Error:|"
