@@ -288,7 +288,11 @@ def directions() -> list[Case]:
         "classifier of bytes": (SEMANTIC, {key: value.byte() for key, value in classifier.items()}, {}),
         "classifier with a short mean": (SEMANTIC, {**classifier, "conds_mean": one[:2], "conds_std": one[:2]}, {}),
     }
-    return [Case(f"direction: {name}", content(written(*table[name][1:])), table[name][0]) for name in table]
+    taken = {"classifier of three": (SCORER,)}  # a linear layer, and so it is one
+    return [
+        Case(f"direction: {name}", content(written(*part)), home, taken.get(name, ()))
+        for name, (home, *part) in table.items()
+    ]
 
 
 STRENGTHS = ("nan", "inf", "1e300", "", "one", "[1]", "0x10", "9" * 5000)
