@@ -296,8 +296,8 @@ def bench(version: str | None, arguments: list[str]) -> int:
 def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
         sys.exit(
-            "train NAME: unet, hspace_unet, classifier, clip, matching, text_unet, text_upsampler, unclip_prior, "
-            "unclip_decoder, semantic_start, diffae, latent_prior, judge"
+            "train NAME: unet, hspace_unet, classifier, clip, matching, scorer, text_unet, text_upsampler, "
+            "unclip_prior, unclip_decoder, semantic_start, diffae, latent_prior, judge"
         )
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
     pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)

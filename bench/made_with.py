@@ -18,9 +18,9 @@ from .host_server import PACK
 
 DEMO = PACK / "models" / "demo"
 JUDGE = PACK / "bench" / "judge" / "judge.safetensors"
-UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER, UNCLIP = (
+UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER, UNCLIP, FLOW = (
     DEMO / "models" / f"scenes_{name}.safetensors"
-    for name in ("unet", "diffae", "hspace", "text", "upsampler", "unclip")
+    for name in ("unet", "diffae", "hspace", "text", "upsampler", "unclip", "flow")
 )
 CLASSIFIER = DEMO / "classifiers" / "scenes_classifier.safetensors"
 CLIP = DEMO / "encoders" / "scenes_clip.safetensors"

@@ -22,11 +22,18 @@ class Pack:
 
 
 def ksampler(
-    model: Any, cfg: float, positive: Any, negative: Any, noise: Tensor, steps: int, sampler: str = "ddim"
+    model: Any,
+    cfg: float,
+    positive: Any,
+    negative: Any,
+    noise: Tensor,
+    steps: int,
+    sampler: str = "ddim",
+    scheduler: str = "normal",
 ) -> Tensor:
-    """Pictures from given noise, by the host's sampler on its normal schedule; later steps' noise has seed 0."""
+    """Pictures from given noise, by the host's sampler and schedule; later steps' noise has seed 0."""
     import comfy.sample
 
     options = {"disable_pbar": True, "seed": 0}
     empty = noise.new_zeros(noise.shape)
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, "normal", positive, negative, empty, **options)
+    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, empty, **options)

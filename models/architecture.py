@@ -34,7 +34,7 @@ class Architecture(Generic[ConfigT]):
     title: str
     """The family in words, for messages."""
     kind: str
-    """"model" (predicts noise), "classifier", "encoder", "matcher" or "prior" (of an unCLIP)."""
+    """"model" (predicts noise), "classifier", "encoder", "matcher", "scorer" or "prior" (of an unCLIP)."""
     keys: tuple[str, ...]
     """Keys that every file of the family has."""
     absent: tuple[str, ...]
@@ -198,7 +198,7 @@ def _facts(
     if not metadata:
         return read, family.guesses(config)
     with _saying(family, name):
-        classes = {"classifier": "out_channels", "model": "num_classes"}.get(family.kind, "")
+        classes = {"classifier": "out_channels", "model": "num_classes", "scorer": "outputs"}.get(family.kind, "")
         facts = stated(read, metadata, getattr(config, classes, None) or 0)
         guesses = of_json({"guesses": "{}", **metadata}, "guesses", dict)
         if not all(isinstance(value, str) for value in guesses.values()):

@@ -10,7 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
-from . import adm, asyrp, clip, clip_noisy, ddpm, diffae, glide, glide_clip, imagen, karlo, ldm, lpips, mmca, prior, vgg
+from . import (
+    adm,
+    asyrp,
+    clip,
+    clip_noisy,
+    ddpm,
+    diffae,
+    glide,
+    glide_clip,
+    imagen,
+    karlo,
+    ldm,
+    lpips,
+    mmca,
+    prior,
+    scorer,
+    vgg,
+)
 from .architecture import DESCRIPTION, Architecture, Checkpoint, first_fitting, own_names, parse
 from .diffae.attributes import CELEBA
 from .state_dict import CheckpointError, StateDict, outline, read
@@ -33,11 +50,14 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
     lpips.LPIPS_DISTANCE,
     vgg.VGG,
     mmca.MMCA,
+    scorer.MLP,
+    scorer.LINEAR,
 )
 LATENT = (ldm.CLASS_CONDITIONAL, ldm.UNCONDITIONAL)  # of files that hold an autoencoder too
 WEIGHTS_IN = "weights_in"  # metadata: name of the file in the same folder that has the weights
 DEMO = Path(__file__).parent / "demo"  # the pack's own small weights
 MODEL, CLASSIFIER, ENCODER, MATCHER, PRIOR = "model", "classifier", "encoder", "matcher", "prior"
+SCORER = "scorer"
 AUTOENCODER = "diffusion autoencoder"
 HSPACE, SEMANTIC = "hspace_edit", "semantic_direction"  # metadata "kind" of a direction's file
 HOMES = {  # what a file can be used as: folder, and the node that loads it
@@ -47,6 +67,7 @@ HOMES = {  # what a file can be used as: folder, and the node that loads it
     ENCODER: ("guidance_encoders", "Load Guidance Encoder"),
     MATCHER: ("guidance_matchers", "Load Matcher"),
     PRIOR: ("guidance_priors", "Load Prior"),
+    SCORER: ("guidance_scorers", "Load Scorer"),
     HSPACE: ("guidance_directions", "Load HSpace Direction"),
     SEMANTIC: ("guidance_directions", "Load Semantic Direction"),
 }

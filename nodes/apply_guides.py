@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -173,6 +174,13 @@ class ApplyGuides(GuidanceNode):
                     tooltip="For videos alone: how many neighbouring frames of the latent are decoded and looked at in "
                     "a step. The next step has the next ones. Fewer need less memory.",
                 ),
+                sockets.Guide.Input(
+                    "control",
+                    optional=True,
+                    advanced=True,
+                    tooltip="A guide that only watches, best with an encoder that no other guide has: it pushes "
+                    "nothing, and Guide Report says whether it sees a rise.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with its guides. For any sampler, and for Guide Report.")],
         )
@@ -193,12 +201,14 @@ class ApplyGuides(GuidanceNode):
         vae: Any | None = None,
         tiny_vae: Any | None = None,
         frames: int = FRAMES,
+        control: Sequence[Guide] = (),
     ) -> io.NodeOutput:
         active = [guide for guide in guides if guide.weight.value and guide.weight.start < guide.weight.end]
         if not active or strength == 0:
             return io.NodeOutput(model)
         with about("gradient"):
             needs_pixels = [guide for guide in active if guide.needs_decoding(model, gradient)]
+        needs_pixels += [guide for guide in control if guide.needs_decoding(model, AUTO)]
         decoder, name = choose_decoder(model, vae, tiny_vae, bool(needs_pixels))
         return io.NodeOutput(
             apply(
@@ -215,7 +225,10 @@ class ApplyGuides(GuidanceNode):
                     views=views,
                     recurrence=recurrence,
                     frames=frames,
-                    report=Report(decoder=name),
+                    report=Report(
+                        decoder=name, scored=frozenset(guide.name for guide in [*active, *control] if guide.scored)
+                    ),
+                    control=control,
                 ),
             )
         )
@@ -253,8 +266,9 @@ class GuideReport(GuidanceNode):
 
 
 def panels(found: dict[str, list[dict[str, Any]]]) -> list[Panel]:
-    """Four plots of the rows of each guide."""
+    """Four plots of the rows of each guide, and one of the scores where there are any."""
     titles = {
+        "score": "score (higher is better)",
         "loss": "loss, relative to its start (lower is nearer to the goal)",
         "grad_norm": "gradient norm, by factors",
         "lambda": "lambda: push / the model's own step",
@@ -262,11 +276,14 @@ def panels(found: dict[str, list[dict[str, Any]]]) -> list[Panel]:
     }
     lines = {
         key: {
-            name: [(row["progress"], row[key]) for row in rows if row[key] is not None] for name, rows in found.items()
+            name: [(row["progress"], row[key]) for row in rows if row.get(key) is not None]
+            for name, rows in found.items()
         }
         for key in titles
     }
     lines["loss"] = {name: from_its_start(line) for name, line in lines["loss"].items()}
+    if not any(lines["score"].values()):
+        del titles["score"]
     axis = "progress (0: noise, 1: picture)"
     return [Panel(title, axis, lines[key], log=key == "grad_norm") for key, title in titles.items()]
 

@@ -34,10 +34,12 @@ LAYERS_TOOLTIP = (
 )
 
 
-def weight_inputs(start: float = 0.1, end: float = 0.9, tooltip: str = WEIGHT_TOOLTIP) -> list[Any]:
+def weight_inputs(
+    start: float = 0.1, end: float = 0.9, tooltip: str = WEIGHT_TOOLTIP, weight: float = 1.0
+) -> list[Any]:
     """What every guide has, in this order."""
     return [
-        weight_input(1.0, 1000.0, tooltip, name="weight"),
+        weight_input(weight, 1000.0, tooltip, name="weight"),
         *window_inputs(
             "Where in the run the guide begins; 0 is pure noise.",
             "Where in the run the guide ends; 1 is the finished picture. Outside its window a guide costs nothing.",

@@ -13,7 +13,8 @@ from ..models.architecture import Checkpoint
 from ..models.clip import CLIP, ClipConfig, with_activation, with_vision_heads
 from ..models.diffae import DIFFAE, decoder_of
 from ..models.glide_clip import GLIDE_CLIP_IMAGE
-from ..models.registry import CLASSIFIER, ENCODER, MATCHER, MODEL, load_checkpoint
+from ..models.registry import CLASSIFIER, ENCODER, MATCHER, MODEL, SCORER, load_checkpoint
+from ..models.scorer.network import ACTIVATIONS as SCORER_ACTIVATIONS
 from ..models.told import AUTO, Told, remark
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
@@ -22,6 +23,7 @@ from .host.guides.classifier import load_classifier
 from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
 from .host.judging.matcher import Matcher
+from .host.judging.scorer import Scorer
 from .host.latent.vae import vae_of
 from .host.model import guesses_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
@@ -285,6 +287,52 @@ class LoadMatcher(GuidanceNode):
         return usable("matchers", matcher_name, MATCHER)
 
 
+class LoadScorer(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_LoadScorer",
+            display_name="Load Scorer",
+            category="guidance/loaders",
+            description="Loads what scores pictures by their CLIP embeddings: LAION's aesthetic predictors, or a "
+            "linear layer or MLP of your own.",
+            search_aliases=["aesthetic predictor", "LAION", "linear probe", "reward", "加载评分器", "美学评分"],
+            inputs=[
+                io.Combo.Input(
+                    "scorer_name",
+                    options=choices("scorers", SCORER),
+                    tooltip="A file in ComfyUI/models/guidance_scorers, or the pack's own small scorer.",
+                ),
+                io.Combo.Input(
+                    "activation",
+                    options=[AUTO, *SCORER_ACTIVATIONS],
+                    default=AUTO,
+                    advanced=True,
+                    tooltip="What stands between the layers of an MLP, which its weights don't tell. auto: none for "
+                    "LAION's, ReLU for others.",
+                ),
+            ],
+            outputs=[sockets.Scorer.Output(display_name="scorer", tooltip="For Score Guide.")],
+        )
+
+    @classmethod
+    def run(cls, scorer_name: str, activation: str = AUTO) -> io.NodeOutput:
+        with about("scorer_name"):
+            checkpoint = load_checkpoint(locate("scorers", scorer_name), SCORER)
+        guesses = checkpoint.guesses
+        if activation != AUTO:
+            checkpoint, guesses = replace(checkpoint, config=replace(checkpoint.config, activation=activation)), {}
+        return io.NodeOutput(Scorer(checkpoint), ui=noticed(remark(scorer_name, guesses)))
+
+    @classmethod
+    def validate_inputs(cls, scorer_name: str | None = None) -> bool | str:
+        return usable("scorers", scorer_name, SCORER)
+
+    @classmethod
+    def fingerprint_inputs(cls, scorer_name: str, **_: Any) -> float:
+        return Path(locate("scorers", scorer_name)).stat().st_mtime
+
+
 class EncoderFromClipVision(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -309,4 +357,11 @@ class EncoderFromClipVision(GuidanceNode):
             return io.NodeOutput(encoder_from(clip_vision, clip))
 
 
-NODES: list[type[io.ComfyNode]] = [LoadModel, LoadClassifier, LoadEncoder, EncoderFromClipVision, LoadMatcher]
+NODES: list[type[io.ComfyNode]] = [
+    LoadModel,
+    LoadClassifier,
+    LoadEncoder,
+    EncoderFromClipVision,
+    LoadMatcher,
+    LoadScorer,
+]

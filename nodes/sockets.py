@@ -15,6 +15,7 @@ Regions = io.Custom("GUIDANCE_REGIONS")
 Matcher = io.Custom("GUIDANCE_MATCHER")
 HSpace = io.Custom("GUIDANCE_HSPACE")
 Prior = io.Custom("GUIDANCE_PRIOR")
+Scorer = io.Custom("GUIDANCE_SCORER")
 
 
 def reader_input(tooltip: str, optional: bool = False) -> Any:

@@ -62,6 +62,8 @@ def guide(networks, kind, encoder=None):
         given |= {"text": "a red star"}
     elif kind == "Match":
         given |= {"matcher": networks.matcher, "text": "a red star left of a blue circle"}
+    elif kind == "Score":
+        given |= {"scorer": networks.scorer, "output": "star"}
     elif kind == "Palette":
         given = {"image": pictures(), **ALWAYS}
     else:
@@ -347,6 +349,7 @@ FEATURES = {
     "Content Guide, latent model": lambda n: with_guides(n, guide(n, "Content"), "latent", gradient="at denoised"),
     "Structure Guide, flow model": lambda n: with_guides(n, guide(n, "Structure"), "flow", gradient="at denoised"),
     "Style Guide": lambda n: with_guides(n, guide(n, "Style"), gradient="at denoised"),
+    "Score Guide": lambda n: with_guides(n, guide(n, "Score"), gradient="at denoised"),
     "Match Guide": lambda n: with_guides(n, guide(n, "Match"), gradient="at denoised"),
     "Palette Guide": lambda n: with_guides(n, guide(n, "Palette")),
     "Classifier Guide at noisy": lambda n: with_guides(n, guide(n, "Classifier")),

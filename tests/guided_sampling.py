@@ -45,6 +45,10 @@ def guide_of(execute, encoder, kind):
         (matcher,) = execute("Guidance_LoadMatcher", matcher_name="scenes_matcher.safetensors")
         given = {"encoder": encoder, "matcher": matcher, "text": "a red star left of a blue circle"}
         return execute("Guidance_MatchGuide", **given, start_percent=0.0, end_percent=1.0)[0]
+    if kind == "score":
+        (scorer,) = execute("Guidance_LoadScorer", scorer_name="scenes_scorer.safetensors")
+        given = {"encoder": encoder, "scorer": scorer, "output": "star"}
+        return execute("Guidance_ScoreGuide", **given, start_percent=0.0, end_percent=1.0)[0]
     if kind == "palette":
         return execute("Guidance_PaletteGuide", image=picture(), start_percent=0.0, end_percent=1.0)[0]
     if kind == "classifier":

@@ -71,6 +71,10 @@ class Networks:
         return self.execute("Guidance_LoadMatcher", matcher_name="scenes_matcher.safetensors")[0]
 
     @cached_property
+    def scorer(self):
+        return self.execute("Guidance_LoadScorer", scorer_name="scenes_scorer.safetensors")[0]
+
+    @cached_property
     def classifier(self):
         return self.execute("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors")[0]
 

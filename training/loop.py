@@ -91,7 +91,7 @@ def arguments(
     parser.add_argument("--first-stage", type=Path, help="what an earlier stage wrote, for scripts that have one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, worth it on a GPU")
-    parser.add_argument("--commit", default=_commit(), help="for the record, where the scripts lie outside a clone")
+    parser.add_argument("--commit", default=commit(), help="for the record, where the scripts lie outside a clone")
     parser.add_argument("--minutes", type=float, default=math.inf, help="length of the run, resumed parts included")
     parser.add_argument("--count", type=int, default=recipe.images, help="length of the run in pictures seen")
     for field in ("batch", "seed"):
@@ -183,7 +183,7 @@ def whole(number: Any) -> int:
     return number
 
 
-def _commit() -> str:
+def commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

@@ -30,7 +30,7 @@ from .semantic.direction import Direction
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
 STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
 LONGEST = 200  # bytes of a name that a user chooses
-KINDS = ("models", "classifiers", "encoders", "matchers", "priors", "directions")
+KINDS = ("models", "classifiers", "encoders", "matchers", "scorers", "priors", "directions")
 MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
 SAFETENSORS = (".safetensors", ".sft")
 PATIENCE = 2.0  # seconds that a list takes to look into new files

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from pack.guidance import palette_energy, style_energy
-from pack.guidance.clip_energy import cosine, spherical
+from pack.guidance.clip_energy import cosine, pair, spherical
+from pack.guidance.diversity_energy import likeness, repulsion
 from pack.guidance.recurrence import again, as_if_from
 from pack.guidance.structure_energy import difference, self_similarity
 from pack.guidance.views import clamped, crops, look
@@ -26,6 +27,59 @@ def test_cosine_is_the_negative_mean_cosine_to_the_targets():
 def test_spherical_is_half_the_squared_angle():
     u, v = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.7), math.sin(0.7)]])
     assert spherical(3 * u, 5 * v).item() == pytest.approx(0.7**2 / 2, rel=1e-5)
+
+
+def test_a_pair_of_texts_is_minus_the_log_of_a_softmax_over_both_cosines():
+    found, texts = draw(3, 7), draw(2, 7, seed=1)
+    cosines = torch.stack([cosine_similarity(found, text[None], dim=1) for text in texts], dim=1)
+    torch.testing.assert_close(pair(found, texts, 30.0), -(30 * cosines).log_softmax(1)[:, 0], rtol=1e-5, atol=1e-5)
+    assert pair(texts[:1], texts, 0.0).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def by_hand(features):
+    """Mean kernel with the others, picture by picture, and the paper's potential: (1 / 2) sum_ij k(x_i, x_j)."""
+    n = len(features)
+    squared = [[(x - y).double().square().sum().item() for y in features] for x in features]
+    pairs = sorted(squared[i][j] for i in range(n) for j in range(i))
+    width = pairs[(len(pairs) - 1) // 2] / math.log(n)
+    kernel = [[math.exp(-squared[i][j] / width) if i != j else 0.0 for j in range(n)] for i in range(n)]
+    return torch.tensor([sum(row) / (n - 1) for row in kernel]), sum(map(sum, kernel)) / 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_likeness_is_the_mean_rbf_kernel_with_the_median_as_its_width(count):
+    features = draw(count, 5)
+    each, potential = by_hand(features)
+    found = likeness(features)
+    torch.testing.assert_close(found, each.float(), rtol=1e-5, atol=1e-6)
+    assert found.sum().item() * (count - 1) / 2 == pytest.approx(potential, rel=1e-5)
+    torch.testing.assert_close(likeness(torch.stack([features, 7 * features])), found.repeat(2, 1))
+
+
+def test_down_the_likeness_each_picture_goes_away_from_the_others_by_the_kernel_of_particle_guidance():
+    """dE / dx_i = -(4 / ((n - 1) h)) sum_j k_ij (x_i - x_j), with h as a constant."""
+    x = draw(4, 3).requires_grad_(True)
+    (grad,) = torch.autograd.grad(likeness(x).sum(), x)
+    gaps = x[:, None] - x[None]
+    squared = gaps.square().sum(2)
+    width = squared[torch.triu(torch.ones(4, 4), 1) > 0].median() / math.log(4)
+    expected = -4 / (3 * width) * ((-squared / width).exp()[..., None] * gaps).sum(1)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_repulsion_is_minus_the_mean_distance_and_pulls_as_the_likeness_does():
+    x = draw(2, 4, 3).requires_grad_(True)
+    found = repulsion(x)
+    expected = torch.stack([-(x[0, k] - x[0]).norm(dim=1).sum() / 3 for k in range(4)])
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(energy(x).sum(), x)[0] for energy in (repulsion, likeness)]
+    assert torch.equal(*grads)
+
+
+def test_equal_pictures_are_as_like_as_can_be_and_have_a_finite_gradient():
+    x = torch.ones(3, 5, requires_grad=True)
+    (grad,) = torch.autograd.grad(likeness(x).sum(), x)
+    assert likeness(x).tolist() == [1, 1, 1] and torch.equal(grad, torch.zeros(3, 5))
 
 
 def test_difference_is_the_mean_square_over_a_map_summed_over_maps():
@@ -106,6 +160,7 @@ def test_palettes_of_pictures_of_different_sizes_are_comparable():
 ENERGIES = {
     "cosine": lambda x, w: cosine(x.flatten(1), w.flatten(1)),
     "spherical": lambda x, w: spherical(x.flatten(1), w.flatten(1)),
+    "pair": lambda x, w: pair(x.flatten(1), w.flatten(1)[:2], 30.0),
     "difference": lambda x, w: difference([x], [w]),
     "self-similarity": lambda x, w: self_similarity([x], [w]),
     "squared": lambda x, w: style_energy.squared(
@@ -129,6 +184,7 @@ def in_views(compare, measure=lambda x: [x]):
 IN_VIEWS = {
     "cosine": in_views(lambda f, w: cosine(f[0].flatten(2), w[0].flatten(2))),
     "spherical": in_views(lambda f, w: spherical(f[0].flatten(2), w[0].flatten(2))),
+    "pair": in_views(lambda f, w: pair(f[0].flatten(2), w[0].flatten(2)[:, :2], 30.0)),
     "difference": in_views(difference),
     "self-similarity": in_views(self_similarity),
     "squared": in_views(style_energy.squared, lambda x: style_energy.grams([x, x[:, :2], 2 * x])),

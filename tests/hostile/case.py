@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL, CLASSIFIER, ENCODER, AUTOENCODER = "LoadModel", "LoadClassifier", "LoadEncoder", "LoadDiffusionAutoencoder"
-MATCHER, PRIOR = "LoadMatcher", "LoadPrior"
+MATCHER, PRIOR, SCORER = "LoadMatcher", "LoadPrior", "LoadScorer"
 HSPACE, SEMANTIC, CONVERT, RESUME = "LoadHSpaceDirection", "LoadSemanticDirection", "convert", "resume"
-LOADERS = (MODEL, CLASSIFIER, ENCODER, MATCHER, PRIOR, AUTOENCODER, HSPACE, SEMANTIC)
+LOADERS = (MODEL, CLASSIFIER, ENCODER, MATCHER, PRIOR, SCORER, AUTOENCODER, HSPACE, SEMANTIC)
 READERS = (*LOADERS, CONVERT, RESUME)
 
 

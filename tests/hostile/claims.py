@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from safetensors.torch import save, save_file
 
-from models import clip_noisy, diffae, mmca
+from models import clip_noisy, diffae, mmca, scorer
 from models.adm import CLASSIFIER as ADM_CLASSIFIER
 from models.adm import UNET
 from models.adm.network import ClassifierConfig, UNetConfig
@@ -19,8 +19,9 @@ from models.diffae.network import DiffAEConfig
 from models.glide import GLIDE as GLIDE_UNET
 from models.glide.network import GlideConfig
 from models.mmca.network import MmcaConfig
+from models.scorer.network import HeadConfig
 
-from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SEMANTIC, Case, content, empty
+from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SCORER, SEMANTIC, Case, content, empty
 
 SHARED = {"model_channels": 8, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
 GLIDE = f"{MODEL}, GLIDE"  # a second kind of file for one reader
@@ -42,6 +43,7 @@ SMALL = {
         mmca.MMCA,
         MmcaConfig(region=9, word=8, d=8, heads=2, inner=8, channels=4, words=("a", "red"), context=4),
     ),
+    SCORER: (scorer.MLP, HeadConfig(widths=(8, 4, 2), places=(0, 2), activation="ReLU")),
     AUTOENCODER: (
         diffae.DIFFAE,
         DiffAEConfig(**SHARED, out_channels=3, groups=4, semantic=16, encoder_mult=(1, 2), encoder_res_blocks=1),
@@ -138,6 +140,11 @@ def lies(home: str) -> dict[str, object]:
             "context": WIDTHS,
             "words": (7, [1], "ab", [[]]),
         },
+        SCORER: {
+            "widths": LISTS,
+            "places": [v for v in LISTS if v != [0, 2]],
+            "activation": ("evil", 7, None, ["ReLU"]),
+        },
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}
@@ -156,7 +163,9 @@ FORMS = {
     "truth values": lambda key, value: value > 0,
     "complex numbers": lambda key, value: value.to(torch.complex64),
     "bytes in one place": lambda key, value: (
-        value.to(torch.uint8) if key.endswith(("out.2.weight", "c_proj.weight", "words.out.weight")) else value
+        value.to(torch.uint8)
+        if key.endswith(("out.2.weight", "c_proj.weight", "words.out.weight", "2.weight"))
+        else value
     ),
     "NaN": lambda key, value: value * float("nan"),
     "infinity at the end": lambda key, value: (
@@ -280,7 +289,11 @@ def directions() -> list[Case]:
         "classifier of bytes": (SEMANTIC, {key: value.byte() for key, value in classifier.items()}, {}),
         "classifier with a short mean": (SEMANTIC, {**classifier, "conds_mean": one[:2], "conds_std": one[:2]}, {}),
     }
-    return [Case(f"direction: {name}", content(written(*table[name][1:])), table[name][0]) for name in table]
+    taken = {"classifier of three": (SCORER,)}  # a linear layer, and so it is one
+    return [
+        Case(f"direction: {name}", content(written(*part)), home, taken.get(name, ()))
+        for name, (home, *part) in table.items()
+    ]
 
 
 STRENGTHS = ("nan", "inf", "1e300", "", "one", "[1]", "0x10", "9" * 5000)

@@ -10,7 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .case import AUTOENCODER, CLASSIFIER, CONVERT, ENCODER, LOADERS, MATCHER, MODEL, PRIOR, READERS, RESUME, Case
+from .case import (
+    AUTOENCODER,
+    CLASSIFIER,
+    CONVERT,
+    ENCODER,
+    LOADERS,
+    MATCHER,
+    MODEL,
+    PRIOR,
+    READERS,
+    RESUME,
+    SCORER,
+    Case,
+)
 
 SECONDS, SPARE = 5.0, 50 << 20  # of the processor; bytes beside 1.5 times the file's size
 NAMES = {
@@ -20,6 +33,7 @@ NAMES = {
     ENCODER: "encoder",
     MATCHER: "matcher",
     PRIOR: "prior",
+    SCORER: "scorer",
 }  # of a loader's input
 PYTHON = re.compile(
     "Traceback|has no attribute|not subscriptable|NoneType|unhashable|positional argument|unexpected keyword|Error:|"

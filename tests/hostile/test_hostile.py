@@ -55,7 +55,10 @@ def room(pack_nodes, tmp_path_factory):
     for name, last in (("evil", ""), ("evil_on_import", "\nrun()\nanything = 1\n")):
         (base / f"{name}.py").write_text(EVIL.format(ran=str(ran)) + last)
     sys.path.insert(0, str(base))
-    kinds = [f"guidance_{kind}" for kind in ("models", "classifiers", "encoders", "matchers", "priors", "directions")]
+    kinds = [
+        f"guidance_{kind}"
+        for kind in ("models", "classifiers", "encoders", "matchers", "priors", "scorers", "directions")
+    ]
     for kind in kinds:
         folder_paths.add_model_folder_path(kind, str(folder))
     yield Room(folder, ran, secret, readers(partial(run_node, pack_nodes)))

@@ -3,7 +3,8 @@
 import pytest
 
 pytestmark = pytest.mark.host
-FILES = ("model_name", "classifier_name", "encoder_name", "direction_name", "matcher_name", "prior_name", "file_name")
+FILES = ("model_name", "classifier_name", "encoder_name", "direction_name", "matcher_name", "scorer_name")
+FILES += ("prior_name", "file_name")
 BESIDE = "statistics_name"  # a file that another one needs
 
 

@@ -30,7 +30,7 @@ def test_what_is_off_changes_no_bit(execute, encoder, models, kind, guide, optio
 
 
 ENCODER_GUIDES = ["text", "content", "structure difference", "structure self-similarity", "style"]
-GUIDES = [*ENCODER_GUIDES, "palette", "classifier", "match"]
+GUIDES = [*ENCODER_GUIDES, "palette", "classifier", "match", "score"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +73,7 @@ def one_step_from(kind, sigma):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guide", [*ENCODER_GUIDES, "match"])
+@pytest.mark.parametrize("guide", [*ENCODER_GUIDES, "match", "score"])
 def test_each_guide_as_it_comes_leaves_images_alone_after_one_step(execute, encoder, models, kind, guide):
     """Default unit and estimator. The encoder's activation has no corner, at which rounding would tip its gradient."""
     model, vae = models[kind]

@@ -20,8 +20,9 @@ LOADERS = {
     "Guidance_LoadHSpaceDirection": ("directions", "direction_name"),
     "Guidance_LoadSemanticDirection": ("directions", "direction_name"),
     "Guidance_LoadMatcher": ("matchers", "matcher_name"),
+    "Guidance_LoadScorer": ("scorers", "scorer_name"),
 }
-KINDS = ("models", "classifiers", "encoders", "directions", "matchers")
+KINDS = ("models", "classifiers", "encoders", "directions", "matchers", "scorers")
 
 
 @pytest.fixture(autouse=True)

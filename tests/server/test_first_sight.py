@@ -8,7 +8,7 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.server
 PACK = "diffusion-guidance"
-KINDS = ("models", "classifiers", "encoders", "directions")
+KINDS = ("models", "classifiers", "encoders", "scorers", "directions")
 
 
 def stems(folder):

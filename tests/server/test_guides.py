@@ -48,6 +48,8 @@ GUIDES = {
     "style": like("Style", layers=""),
     "palette": guide("Palette", image=["reference", 0]),
     "classifier": guide("Classifier", classifier=["classifier", 0], class_label="star", weight=8.0),
+    "score": guide("Score", encoder=["encoder", 0], scorer=["scorer", 0], output="star", text="a", opposite="b"),
+    "pair of texts": guide("Score", encoder=["encoder", 0], text="a star", opposite="a ring", output=""),
     "two combined": node("Guidance_CombineGuides", **{"guides.guide0": ["text", 0], "guides.guide1": ["palette", 0]}),
 }
 
@@ -65,6 +67,7 @@ def parts(space="pixel", batch=1, steering=None, size=32):
         "model": node("Guidance_LoadModel", **loader),
         "encoder": node("Guidance_LoadEncoder", encoder_name="scenes_clip.safetensors", activation="auto"),
         "classifier": node("Guidance_LoadClassifier", classifier_name="scenes_classifier.safetensors"),
+        "scorer": node("Guidance_LoadScorer", scorer_name="scenes_scorer.safetensors", activation="auto"),
         "reference": node("LoadImage", image=REFERENCE),
         "mask": node("LoadImageMask", image=MASK, channel="red"),
         "text": GUIDES["text"],

@@ -36,6 +36,18 @@ class Application:
     recurrence: int
     frames: int  # of a video, that a look has
     report: Report
+    control: Sequence[Guide] = ()  # they watch: what they see is reported, and they push nothing
+
+    @property
+    def looking(self) -> Sequence[Guide]:
+        """Its guides and those that only watch."""
+        return [*self.guides, *self.control]
+
+    @property
+    def patchers(self) -> list[Any]:
+        """The networks that it needs."""
+        found = [patcher for guide in self.looking for patcher in guide.patchers]
+        return found if self.vae is None else [*found, self.vae.patcher]
 
     def estimator(self, guide: Guide, exact_possible: bool) -> str:
         if self.gradient != AUTO:
@@ -52,8 +64,8 @@ def activations(application: Application, model: Any, noise_shape: Any) -> float
     three times what decoding alone would take, for each picture of a video that a look has."""
     decoder, clip = Decoder(model, application.vae), len(noise_shape) == VIDEO
     pictures = decoder.pictures(min(application.frames, noise_shape[2])) if clip else 1
-    one = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.guides)
+    one = sum(application.views * guide.size**2 * 64 * 4 * 12 for guide in application.looking)
     if application.vae is not None and len(noise_shape) in (4, VIDEO):
-        largest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+        largest = max(guide.size for guide in application.looking) * VIEW_DETAIL
         one += 3 * application.vae.memory_used_decode(decoder.one(noise_shape, largest), torch.float32)
     return pictures * one

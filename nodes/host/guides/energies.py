@@ -80,7 +80,10 @@ def clean_energy(guide: Guide, sight: Sight) -> Energy:
         measured = sight.measured(guide, sight.looked(guide.size, pictures), None)
         wanted = sight.clean_wanted(guide, pictures)
         by_view = [part.unflatten(0, (views, -1)) for part in measured]
-        if not wanted:  # a classifier's labels are those of a batch
+        if guide.across:  # pictures of one view and frame
+            losses = guide.compare([part.unflatten(1, (len(sigma), -1)).movedim(1, -2) for part in by_view], [])
+            losses = losses.movedim(-1, 1)
+        elif not wanted:  # a classifier's labels are those of a batch
             losses = torch.cat([guide.compare([part[view] for part in by_view], []) for view in range(views)])
         elif len(wanted[0]) > 1:  # each view has its own
             losses = guide.compare(by_view, wanted)
@@ -113,10 +116,12 @@ class Sight:
         measure = guide.measure
         if not isinstance(measure, Features):
             return measure(pictures, sigma)
-        encoder, theirs = measure.encoder, [guide.measure for guide in self.guides]
+        encoder, theirs = measure.encoder, [one.measure for one in (*self.guides, guide)]
         alike = [other for other in theirs if isinstance(other, Features) and other.encoder.network is encoder.network]
         names = dict.fromkeys(name for other in alike for name in other.names)
-        found = self._once(id(encoder.network), pictures, lambda: encoder.encode(pictures, sigma, list(names)))
+        found = self._once(
+            (id(encoder.network), *names), pictures, lambda: encoder.encode(pictures, sigma, list(names))
+        )
         return measure.of(found)
 
     def wanted(self, guide: Guide) -> Measured:

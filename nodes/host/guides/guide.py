@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ....guidance import style_energy
 from ....guidance.classifier_energy import log_probability
 from ....guidance.clip_energy import DISTANCES, LEAST, cosine
 from ....guidance.combine import EXACT
+from ....guidance.diversity_energy import repulsion
 from ....guidance.labels import parse_labels
 from ....guidance.palette_energy import quantiles, sliced_wasserstein
 from ....guidance.structure_energy import METHODS
@@ -65,6 +67,8 @@ class Guide:
     fresh_noise: bool = True  # noise-aware: the reference gets new noise at each step
     mask: Tensor | None = None  # [n h w] in [0, 1]
     check_batch: Callable[[int], Any] | None = None  # raises ValueError for batches that it doesn't fit
+    scored: bool = False  # its loss is minus a score that is worth reporting
+    across: bool = False  # compares the pictures of a batch with each other, [... B D] -> [... B]; a single one is left
     references: References = field(default_factory=References)  # what clean references measure
     reference_key: tuple[Any, ...] = ()  # the reference and what is measured of it
 
@@ -90,7 +94,7 @@ class Guide:
 
 def text_guide(encoder: Encoder, text: str, weight: Weight, loss: str, mask: Tensor | None) -> Guide:
     """SDG's language guidance. Raises ValueError where the encoder can't read the text."""
-    return _guide(
+    return encoder_guide(
         encoder,
         name=f"text: {text}",
         weight=weight,
@@ -108,7 +112,7 @@ def match_guide(encoder: Encoder, matcher: Matcher, text: str, weight: Weight, m
 
     Raises ValueError where the encoder isn't the matcher's, or the sentence can't be read.
     """
-    guide = _guide(
+    guide = encoder_guide(
         encoder,
         name=f"match: {text}",
         weight=weight,
@@ -124,7 +128,7 @@ def match_guide(encoder: Encoder, matcher: Matcher, text: str, weight: Weight, m
 
 def content_guide(encoder: Encoder, image: Tensor, weight: Weight, fresh: bool, mask: Tensor | None) -> Guide:
     """SDG's image content guidance: the embedding says what is there, not where."""
-    return _guide(
+    return encoder_guide(
         encoder,
         name="content",
         weight=weight,
@@ -144,7 +148,7 @@ def structure_guide(
 ) -> Guide:
     """SDG's structure guidance, or the distance of self-similarities. Raises ValueError for unknown layers."""
     names = chosen_layers(layers, encoder.network, method)
-    return _guide(
+    return encoder_guide(
         encoder,
         name=f"structure ({method})",
         weight=weight,
@@ -164,7 +168,7 @@ def style_guide(
 ) -> Guide:
     """Gram matrices: as SDG released it for noise-aware encoders, relative to the reference's for others."""
     names = chosen_layers(layers, encoder.network, STYLE)
-    return _guide(
+    return encoder_guide(
         encoder,
         name="style",
         weight=weight,
@@ -225,7 +229,27 @@ def palette_guide(image: Tensor, weight: Weight, mask: Tensor | None) -> Guide:
     )
 
 
-def _guide(encoder: Encoder, kind: str, **fields: Any) -> Guide:
+def diversity_guide(encoder: Encoder | None, weight: Weight, mask: Tensor | None) -> Guide:
+    """Particle Guidance: the pictures of a batch push each other apart, in their colours or in an encoder's space.
+
+    Colours are compared as Palette Guide does, by their distributions: so a picture is recoloured, not overlaid.
+    """
+    told: dict[str, Any] = {"name": "diversity", "weight": weight, "mask": mask, "wanted": [], "across": True}
+    told["compare"] = lambda found, wanted: repulsion(found[0])
+    if encoder is None:
+        return Guide(
+            measure=lambda colours, sigma: [quantiles(colours).flatten(1)],
+            size=COLOURS_ONLY,
+            noise_aware=False,
+            scale=1.0,
+            **told,
+        )
+    seen = Features(encoder, [EMBEDDING], lambda found: [normalize(found[0].float(), dim=-1)])
+    return replace(encoder_guide(encoder, kind="diversity", measure=seen, **told), noise_aware=False)
+
+
+def encoder_guide(encoder: Encoder, kind: str, **fields: Any) -> Guide:
+    """A guide of that kind that looks with an encoder."""
     return Guide(
         size=encoder.size,
         noise_aware=encoder.noise_aware,

@@ -34,6 +34,7 @@ class Report:
     runs: int = 0
     prompt: str | None = None  # workflow of the last run
     decoder: str = ""  # how the guides get pixels of latents; empty: they need none
+    scored: frozenset[str] = frozenset()  # guides whose loss is minus a score
     idle: str = ""  # why the guides did nothing in the last run, if they could not
 
     def begin(self, idle: str = "") -> None:
@@ -60,9 +61,12 @@ class Report:
                     "dropped": _mean(dropped),
                 }
             )
+            if reading.name.removeprefix(CONTROL) in self.scored and self.rows[-1]["loss"] is not None:
+                self.rows[-1]["score"] = -self.rows[-1]["loss"]
         return list(dict.fromkeys(row["guide"] for row in self.rows if row["dropped"]))
 
 
+CONTROL = "control: "  # before the name of a guide that only watched
 Look = tuple[float, float, Reading, Tensor]  # sigma, progress, one guide's reading, which samples were capped [B]
 
 
@@ -115,6 +119,11 @@ def verdict(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         return f"{name}: no number of it is finite; use another encoder"
     push, cut, left = max(lambdas), mean(capped), relative(losses)[-1]
     went = f"loss {100 * left:.0f} % of its start"
+    if "score" in rows[-1]:
+        went = f"score {-losses[0]:.3g} to {-losses[-1]:.3g}"
+    if name.startswith(CONTROL):
+        blind = "; the guides may please their own network alone: lower the weight, or take more views"
+        return f"{name} sees {'a' if left < FALLEN else 'no'} rise ({went})" + blind * (left >= FALLEN)
     if push < WEAK:
         return f"{name} hardly acts (lambda at most {push:.2g}, {went}): raise its weight"
     if cut <= CUT:
@@ -122,6 +131,11 @@ def verdict(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if left < FALLEN:
         return f"{name} is cut in {100 * cut:.0f} % of its looks ({went}): lower its weight, or raise cap"
     return f"{name} is cut in {100 * cut:.0f} % of its looks and doesn't arrive ({went}): another encoder or more views"
+
+
+NOTHING = (
+    "no guide was active in the last run: every weight or window was empty, or a Diversity Guide had one picture alone"
+)
 
 
 def decoders(reports: list[Report]) -> str:
@@ -139,7 +153,7 @@ def remark(reports: list[Report]) -> str:
         if report.idle:
             return report.idle
     if not any(report.rows for report in reports):
-        return "no guide was active in the last run: every weight or window was empty"
+        return NOTHING
     if all(report.prompt != prompt_id() for report in reports):
         return "samples came from the cache; these are the numbers of the run that made them"
     return ""

@@ -24,15 +24,16 @@ FROM_PICTURES = tuple(
     for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
     if hasattr(comfy.model_sampling, name)
 )
+ACROSS = (
+    "Diversity Guide: the pictures of this batch depend on each other; one of them sampled alone is another picture, "
+    "and has nothing to be apart from"
+)
 RISING = "the last run went from a picture to its noise, where guides do nothing"
 
 
 def apply(model: Any, application: Application) -> Any:
     """A clone of the MODEL with one application more."""
-    patchers = [patcher for guide in application.guides for patcher in guide.patchers]
-    if application.vae is not None:
-        patchers.append(application.vae.patcher)
-    return attach(model, FEATURE, application, patchers)
+    return attach(model, FEATURE, application, application.patchers)
 
 
 def applications(model: Any) -> Sequence[Application]:
@@ -52,6 +53,8 @@ def _begin(course: Course, parts: Sequence[Application]) -> GuidedRun | None:
             "Apply Guides: every counts the steps of this run alone, and the run goes on where another ended; in a "
             "chain of samplers it begins anew in each"
         )
+    if any(guide.across for part in parts for guide in part.guides):
+        logging.info(ACROSS)
     for sigma in course.sigmas:
         course.progress_of(sigma)  # known before the run: a step doesn't wait for the host's tables
     if course.denoise_mask is not None:
@@ -64,7 +67,7 @@ def _end(run: GuidedRun) -> None:
     names = [name for application in run.applications for name in application.report.finish()]
     for name in dict.fromkeys(names):
         logging.warning("Diffusion Guidance: the gradient of %s was NaN or infinite and was left out", name)
-    for references in {guide.references for application in run.applications for guide in application.guides}:
+    for references in {guide.references for application in run.applications for guide in application.looking}:
         references.end_run()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....guidance.combine import EXACT, Steered, steer
-from ....guidance.gradient import Term, View
+from ....guidance.gradient import Reading, Term, View
 from ....guidance.noise import level_bits, own_noise
 from ....guidance.recurrence import again, as_if_from
 from ....guidance.samplers import first_order
@@ -28,6 +28,7 @@ from ..sampling import INDICES, Steps
 from .application import THROUGH, VIEW_DETAIL, Application
 from .energies import Near, Sight, clean_energy, colour_energy, noisy_energy
 from .guide import COLOURS_ONLY, LAMBDA, Guide
+from .report import CONTROL
 
 LATENT_STD, PIXEL_STD = 1.0, 0.5  # of clean data
 NEAR_BYTES = 2**28  # of what a run keeps on the sample's device
@@ -75,13 +76,13 @@ class GuidedRun:
         boxes = _crops(job.application.views, _crop_set(level_bits(sigma)))
         return Sight([guide for guide, _ in job.weights], boxes, near)
 
-    def view(self, job: Job, x: Tensor) -> View:
+    def view(self, job: Job, x: Tensor, least: int = 0) -> View:
         """The pixels of samples that an application's guides look at; one decoder and size decodes them once.
 
-        Of a video x, only the frames whose turn it is at this look of the run.
+        Of a video x, only the frames whose turn it is at this look of the run. `least` is what a control looks at.
         """
         application = job.application
-        smallest = max(guide.size for guide in application.guides) * VIEW_DETAIL
+        smallest = max(least, *(guide.size for guide in application.guides)) * VIEW_DETAIL
         decoder = Decoder(self.course.model, application.vae)
         look = job.index // application.every
         frames = turn(x.shape[2], application.frames, look) if x.ndim == VIDEO else None
@@ -114,7 +115,7 @@ def jobs_of(run: GuidedRun, x: Tensor, sigma: float) -> list[Job]:
 def _job(run: GuidedRun, application: Application, x: Tensor, sigma: float) -> Job | None:
     progress = run.course.progress_of(sigma)
     weights = [(guide, application.strength * guide.weight(progress)) for guide in application.guides]
-    weights = [(guide, weight) for guide, weight in weights if weight]
+    weights = [(guide, weight) for guide, weight in weights if weight and not (guide.across and len(x) == 1)]
     if not weights or sigma <= 0:
         return None
     last, index = run.last.setdefault(id(application), LastDirection()), run.course.index(sigma)
@@ -201,6 +202,7 @@ def _look(run: GuidedRun, job: Job, step: Step, level: float) -> None:
         sight = run.sight(job, step.x.device, level)
         terms = [_term(run, job, place, step, level, sight) for place in range(len(job.weights))]
         steered = steer(step, terms, job.application.cap, job.application.inner_steps)
+        watched = [_watched(run, job, guide, step, sight) for guide in job.application.control]
     distance = append_dims(step.distance.clamp(min=1e-12), step.x.ndim)
     job.last.steered = Steered(
         None if steered.exact is None else steered.exact / distance,
@@ -209,7 +211,8 @@ def _look(run: GuidedRun, job: Job, step: Step, level: float) -> None:
         steered.capped,
     )
     job.last.step, job.last.guides = job.index, _active(job.weights)
-    job.application.report.add(level, run.course.progress_of(level), steered)
+    seen = replace(steered, readings=[*steered.readings, *watched])
+    job.application.report.add(level, run.course.progress_of(level), seen)
 
 
 def _moved(work: list[Job], step: Step, handover: Handover | None) -> Tensor:
@@ -255,6 +258,18 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
         least=guide.least,
         view=view,
     )
+
+
+def _watched(run: GuidedRun, job: Job, guide: Guide, step: Step, sight: Sight) -> Reading:
+    """What a control sees of the predicted picture. It has no gradient and pushes nothing."""
+    if guide.size == COLOURS_ONLY:
+        energy, seen = colour_energy(guide, Decoder(run.course.model, job.application.vae), sight), step.denoised
+    else:
+        energy, seen = clean_energy(guide, sight), run.view(job, step.x, guide.size).seen(step.denoised)
+    with torch.no_grad():
+        loss = _naming(guide, energy)(seen, torch.zeros_like(step.sigma))
+    nothing = torch.zeros_like(loss)
+    return Reading(CONTROL + guide.name, loss, nothing, nothing, nothing.bool(), nothing.bool())
 
 
 def _naming(guide: Guide, energy: Energy) -> Energy:
