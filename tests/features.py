@@ -7,24 +7,10 @@ from pathlib import Path
 
 import torch
 from hosts import hosts_own
-from networks import SIDE, pictures, seeded
+from networks import SIDE, STEPS, pictures, sampled, seeded
+from published_features import embedded, enlarged, filled_hole, glide, imagen, karlo, latent_diffusion
 
-STEPS = 2
 ALWAYS = {"start_percent": 0.0, "end_percent": 1.0}
-
-
-def sampled(networks, model, positive=None, negative=None, cfg=1.0, sampler="euler", size=1):
-    """The host's KSampler."""
-    import comfy.sample
-
-    positive, negative = positive or networks.label("star"), negative or networks.label()
-    latents = model.model.latent_format
-    side = 8 if latents.latent_channels == 4 else SIDE // latents.spacial_downscale_ratio
-    noise = seeded(size, latents.latent_channels, side, side, seed=1)
-    options = {"seed": 1, "disable_pbar": True, "sigmas": networks.levels}
-    with torch.inference_mode():
-        empty = torch.zeros_like(noise)
-        return comfy.sample.sample(model, noise, STEPS, cfg, sampler, "normal", positive, negative, empty, **options)
 
 
 def guided(networks, guider, sampler="euler"):
@@ -125,92 +111,6 @@ def timing(networks, model, **options):
     return torch.tensor([report["t_edit"]["values"], report["t_boost"]["values"]])
 
 
-def glide(networks):
-    """GLIDE's inpainting base with CFG: a text, its null, and a picture of which a half is kept."""
-    import glide_golden
-
-    name = glide_golden.stored("inpaint.", "feature_glide.safetensors")
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    mask = torch.zeros(1, SIDE, SIDE)
-    mask[..., : SIDE // 2] = 1
-    sides = []
-    for text in ("a corgi", ""):
-        (told,) = networks.execute("Guidance_TextConditioning", model=model, text=text)
-        given = {"conditioning": told, "image": pictures(), "mask": mask}
-        sides += networks.execute("Guidance_InpaintConditioning", **given)[:1]
-    return sampled(networks, model, *sides, cfg=3.0)
-
-
-def towers(networks, width):
-    """A small CLIP of that width."""
-    import clip_towers
-
-    if f"clip {width}" not in networks.loaded:
-        networks.loaded[f"clip {width}"] = clip_towers.clip_of(width)
-    return networks.loaded[f"clip {width}"]
-
-
-def embedded(networks):
-    """What Karlo's prior makes of a text, with CFG."""
-    import prior_golden
-
-    name = prior_golden.stored("karlo", "feature_prior.safetensors")
-    (prior,) = networks.execute("Guidance_LoadPrior", prior_name=name, statistics_name="stats.th")
-    given = {"prior": prior, "clip": towers(networks, 24), "text": "a red dog", "steps": 4}
-    return networks.execute("Guidance_UnclipPrior", **given)[0]
-
-
-def karlo(networks):
-    """Karlo's decoder with CFG: a text, an embedding of the prior, and both nulls."""
-    import karlo_golden
-
-    name = karlo_golden.stored("karlo_decoder", "feature_karlo.safetensors")
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    given = {"model": model, "clip": towers(networks, 24)}
-    positive, negative = (
-        networks.execute("Guidance_TextConditioning", **given, text=text)[0] for text in ("a red dog", "")
-    )
-    told = {"model": model, "conditioning": positive, "clip_vision_output": embedded(networks)}
-    (positive,) = networks.execute("Guidance_ImageEmbedConditioning", **told)
-    return sampled(networks, model, positive, negative, cfg=3.0)
-
-
-def enlarged(networks):
-    """Karlo's super-resolution of a picture."""
-    import karlo_golden
-
-    name = karlo_golden.stored("karlo_upsampler", "feature_karlo_sr.safetensors")
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    (nothing,) = networks.execute("Guidance_ClassConditioning", model=model, class_label="")
-    (told,) = networks.execute("Guidance_UpscaleConditioning", conditioning=nothing, image=pictures())
-    return sampled(networks, model, told, told)
-
-
-def imagen(networks, stage):
-    """A stage of IF with CFG: a text by T5, and in the second a small picture with noise."""
-    import imagen_golden
-
-    name = imagen_golden.stored(stage, f"feature_if_{stage}.safetensors")
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    sides = []
-    for text in ("a red dog", ""):
-        (told,) = networks.execute("Guidance_TextConditioning", model=model, text=text, clip=networks.t5)
-        if stage == "two":
-            (told,) = networks.execute("Guidance_UpscaleConditioning", conditioning=told, image=pictures())
-        sides.append(told)
-    return sampled(networks, model, *sides, cfg=3.0)
-
-
-def latent_diffusion(networks, network, labels):
-    """A checkpoint of latent diffusion with CFG between two labels."""
-    import ldm_golden
-
-    name = ldm_golden.stored(f"feature_{network}.ckpt", getattr(ldm_golden, network))
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    sides = [networks.execute("Guidance_ClassConditioning", model=model, class_label=label)[0] for label in labels]
-    return sampled(networks, model, *sides, cfg=3.0)
-
-
 def scored(networks):
     """Cosines of two pictures with two texts."""
     import json
@@ -304,20 +204,6 @@ def looked(networks, **towers):
 def on_unet(networks):
     """How the host's U-Net is sampled."""
     return {"positive": networks.words(), "negative": networks.words(4)}
-
-
-def filled_hole(networks, dial):
-    """GLIDE's inpainting base at a dial between what it keeps and nothing."""
-    import glide_golden
-
-    name = glide_golden.stored("inpaint.", "feature_glide.safetensors")
-    model, _ = networks.execute("Guidance_LoadModel", model_name=name)
-    (model,) = networks.execute("Guidance_ReferenceDial", model=model, dial=dial)
-    mask = torch.zeros(1, SIDE, SIDE)
-    mask[..., : SIDE // 2] = 1
-    (told,) = networks.execute("Guidance_TextConditioning", model=model, text="a corgi")
-    (told,) = networks.execute("Guidance_InpaintConditioning", conditioning=told, image=pictures(), mask=mask)
-    return sampled(networks, model, told, told)
 
 
 def guarded(networks, hold):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hosts import clip_vision_model
 
-SIDE = 32
+SIDE, STEPS = 32, 2
 
 
 def seeded(*shape, seed=0):
@@ -16,6 +16,20 @@ def seeded(*shape, seed=0):
 
 def pictures(count=1, seed=3, size=SIDE):
     return torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def sampled(networks, model, positive=None, negative=None, cfg=1.0, sampler="euler", size=1):
+    """The host's KSampler."""
+    import comfy.sample
+
+    positive, negative = positive or networks.label("star"), negative or networks.label()
+    latents = model.model.latent_format
+    side = 8 if latents.latent_channels == 4 else SIDE // latents.spacial_downscale_ratio
+    noise = seeded(size, latents.latent_channels, side, side, seed=1)
+    options = {"seed": 1, "disable_pbar": True, "sigmas": networks.levels}
+    with torch.inference_mode():
+        empty = torch.zeros_like(noise)
+        return comfy.sample.sample(model, noise, STEPS, cfg, sampler, "normal", positive, negative, empty, **options)
 
 
 def filled(module, seed=1, size=0.2):

@@ -56,7 +56,7 @@ PROMISES = {
         "workflows/test_templates.py": [
             "test_the_folder_of_templates_holds_a_graph_and_a_picture_for_each_name_and_nothing_else"
         ],
-        "server/test_server.py": ["test_every_api_workflow_runs_and_saves_a_picture"],
+        "server/test_api_workflows.py": ["test_every_api_workflow_runs_and_saves_a_picture"],
     },
     "no new dependency, no connection, no global patch": {
         "test_layers.py": ["test_the_core_imports_neither_the_host_nor_the_other_half"],

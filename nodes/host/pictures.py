@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +215,11 @@ class Decoder:
         """Whether a video's frames are decoded as pictures."""
         return isinstance(getattr(self.vae, "first_stage_model", None), TAESD)
 
-    @property
+    @cached_property
     def _from_0(self) -> bool:
         """Whether the VAE's network draws in [0, 1], as most tiny decoders of video models do, and not in [-1, 1]."""
         output = getattr(self.vae, "process_output", None)
-        return output is not None and float(output(torch.zeros(1))) == 0
+        return output is not None and output(torch.zeros(1)).tolist() == [0.0]  # on the CPU: nothing waits
 
     def _enough(self, smallest: float) -> int:
         return math.ceil(smallest / self.ratio)

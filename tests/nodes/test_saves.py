@@ -43,7 +43,7 @@ def refusal(save, prefix):
     with pytest.raises(ValueError) as error:
         save(prefix)
     said = str(error.value)
-    assert "input 'filename_prefix': " in said and said.isprintable() and len(said) <= 2000
+    assert "(input 'filename_prefix' of " in said and said.isprintable() and len(said) <= 2000
     return said
 
 
@@ -95,6 +95,6 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(save, folder, limit):
     process = multiprocessing.get_context("fork").Process(target=fill)
     process.start()
     sender.close()  # the other's end alone is open: where nothing comes, its end says so
-    assert receiver.recv().endswith("new_00001_.safetensors can't be written: File too large")
+    assert "new_00001_.safetensors can't be written: File too large (input" in receiver.recv()
     process.join()
     assert not list(folder.iterdir())

@@ -104,9 +104,9 @@ def test_an_image_of_a_batch_is_the_one_it_is_alone(execute, encoder, models, on
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({}, "input 'output': scenes_scorer.safetensors has 29 outputs; name one of them: circle, square"),
-        ({"output": "dog"}, "input 'output': there is no class 'dog'"),
-        ({"output": "29"}, "input 'output': class index 29 is out of range"),
+        ({}, "scenes_scorer.safetensors has 29 outputs; name one of them: circle, square.*input 'output'"),
+        ({"output": "dog"}, "there is no class 'dog'.*input 'output'"),
+        ({"output": "29"}, "class index 29 is out of range.*input 'output'"),
     ],
 )
 def test_an_output_that_is_not_there_is_refused(execute, encoder, scorer, options, words):
@@ -117,13 +117,13 @@ def test_an_output_that_is_not_there_is_refused(execute, encoder, scorer, option
 def test_another_encoder_than_the_scorers_is_refused(execute, encoder):
     name = stored({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, "wide.safetensors")
     (wide,) = execute("Guidance_LoadScorer", scorer_name=name)
-    words = "input 'encoder': wide.safetensors scores embeddings of 768 numbers, and those of scenes_clip.safetensors"
-    with pytest.raises(ValueError, match=f"{words} have 64; use the encoder that it was trained on"):
+    words = "wide.safetensors scores embeddings of 768 numbers, and those of scenes_clip.safetensors"
+    with pytest.raises(ValueError, match=f"{words} have 64; use the encoder that it was trained on.*input 'encoder'"):
         score_guide(execute, encoder, wide)
 
 
 def test_a_text_that_the_encoder_can_not_read_is_named_by_its_input(execute, encoder):
-    with pytest.raises(ValueError, match="input 'opposite': .*'dog'"):
+    with pytest.raises(ValueError, match="'dog'.*input 'opposite'"):
         score_guide(execute, encoder, text="a star", opposite="a dog")
 
 

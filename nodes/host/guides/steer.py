@@ -62,6 +62,7 @@ class GuidedRun:
 
     course: Course
     applications: Sequence[Application]
+    decoders: dict[int, Decoder] = field(default_factory=dict)  # by the id of an application's VAE
     views: dict[Any, View] = field(default_factory=dict)  # pixels of samples, by decoder, size and frames
     near: dict[torch.device, Near] = field(default_factory=dict)
     last: dict[int, LastDirection] = field(default_factory=dict)
@@ -76,6 +77,9 @@ class GuidedRun:
         boxes = _crops(job.application.views, _crop_set(level_bits(sigma)))
         return Sight([guide for guide, _ in job.weights], boxes, near)
 
+    def decoder(self, application: Application) -> Decoder:
+        return self.decoders.setdefault(id(application.vae), Decoder(self.course.model, application.vae))
+
     def view(self, job: Job, x: Tensor, least: int = 0) -> View:
         """The pixels of samples that an application's guides look at; one decoder and size decodes them once.
 
@@ -83,7 +87,7 @@ class GuidedRun:
         """
         application = job.application
         smallest = max(least, *(guide.size for guide in application.guides)) * VIEW_DETAIL
-        decoder = Decoder(self.course.model, application.vae)
+        decoder = self.decoder(application)
         look = job.index // application.every
         frames = turn(x.shape[2], application.frames, look) if x.ndim == VIDEO else None
         key = (id(application.vae), smallest, frames)
@@ -245,7 +249,7 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
     if estimator == EXACT:
         energy = noisy_energy(run.course, guide, place, run.numbers(step.x), step, level, sight)
     elif guide.size == COLOURS_ONLY:
-        energy = colour_energy(guide, Decoder(run.course.model, application.vae), sight)
+        energy = colour_energy(guide, run.decoder(application), sight)
     else:
         energy, view = clean_energy(guide, sight), run.view(job, step.x)
     return Term(
@@ -263,7 +267,7 @@ def _term(run: GuidedRun, job: Job, place: int, step: Step, level: float, sight:
 def _watched(run: GuidedRun, job: Job, guide: Guide, step: Step, sight: Sight) -> Reading:
     """What a control sees of the predicted picture. It has no gradient and pushes nothing."""
     if guide.size == COLOURS_ONLY:
-        energy, seen = colour_energy(guide, Decoder(run.course.model, job.application.vae), sight), step.denoised
+        energy, seen = colour_energy(guide, run.decoder(job.application), sight), step.denoised
     else:
         energy, seen = clean_energy(guide, sight), run.view(job, step.x, guide.size).seen(step.denoised)
     with torch.no_grad():
