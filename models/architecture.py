@@ -58,6 +58,11 @@ class Architecture(Generic[ConfigT]):
     def lacks(self, state: StateDict) -> list[str]:
         return [key for key in self.keys if key not in state] + [f"no {key}" for key in self.absent if key in state]
 
+    def distance(self, state: StateDict) -> float:
+        """Share of its keys that a file lacks. Of two names that any network may have, half is nothing."""
+        missing = len(self.lacks(state))
+        return missing / len(self.keys) if len(self.keys) > 2 else float(missing > 0)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -92,12 +97,11 @@ def detect(state: StateDict, families: Sequence[Architecture[Any]], name: str) -
     """The first family that the keys fit. Raises UnknownArchitectureError with the nearest one."""
     if (fitting := first_fitting(state, families)) is not None:
         return fitting
-    lacking = {family.id: family.lacks(state) for family in families}
-    nearest = min(families, key=lambda family: len(lacking[family.id]) / len(family.keys))
+    nearest = min(families, key=lambda family: family.distance(state))
     shown = ", ".join(sorted(state)[:3])
     raise UnknownArchitectureError(
         f"{name} belongs to no family that can be read here. The nearest is {nearest.title}, for which it lacks: "
-        f"{', '.join(lacking[nearest.id])}. Its first keys are: {shown}"
+        f"{', '.join(nearest.lacks(state))}. Its first keys are: {shown}"
     )
 
 
@@ -155,7 +159,7 @@ def own_names(state: StateDict, families: Sequence[Architecture[Any]]) -> dict[s
 
 def _distance(state: StateDict, families: Sequence[Architecture[Any]]) -> float:
     """Share of its keys that the nearest family lacks."""
-    return min(len(family.lacks(state)) / len(family.keys) for family in families)
+    return min(family.distance(state) for family in families)
 
 
 @contextmanager

@@ -20,6 +20,9 @@ class TextScene(Scene):
     def told(self, model, text):
         return self.execute("Guidance_TextConditioning", model=model, text=text)[0]
 
+    def label(self, name):
+        return self.told(self.models["main"], f"a {name}")
+
     @cached_property
     def models(self):
         given = {"model_name": self.stored(), "clip_denoised": False}
@@ -62,8 +65,9 @@ class LatentScene(TextScene):
         return ldm_golden.stored("scene_ldm.ckpt")
 
     def told(self, model, text):
-        label = {"": ""} | {name: f"class {k + 1}" for k, name in enumerate(filter(None, TEXTS.values()))}
-        return self.execute("Guidance_ClassConditioning", model=model, class_label=label[text])[0]
+        known = [None, *TEXTS.values()]
+        label = f"class {known.index(text) if text in known else len(known)}" if text else ""
+        return self.execute("Guidance_ClassConditioning", model=model, class_label=label)[0]
 
 
 SCENES = {"GLIDE": TextScene, "Karlo": KarloScene, "IF": ImagenScene, "latent diffusion": LatentScene}

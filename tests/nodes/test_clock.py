@@ -126,7 +126,7 @@ def samplings():
 
 
 @pytest.mark.parametrize("name", ["usual", "short", "own"])
-def test_progress_read_off_a_table_is_the_inverse_of_percent_to_sigma(name):
+def test_progress_read_off_a_table_is_the_inverse_of_percent_to_sigma(comfy, name):
     from pack.nodes.host.model import progress_function
 
     sampling = samplings()[name]
@@ -134,7 +134,7 @@ def test_progress_read_off_a_table_is_the_inverse_of_percent_to_sigma(name):
     percents = [0.02 + 0.96 * k / 40 for k in range(41)]
     for percent in percents:
         sigma = sampling.percent_to_sigma(percent)
-        if sigma < float(sampling.sigma_max):
+        if sigma < float(sampling.sigma_max) * (1 - 1e-6):  # percents that the table doesn't reach are its last level
             assert abs(progress(sigma) - percent) < 1e-6
     assert progress(float(sampling.sigma_max)) == progress(1e9) == 0.0
     assert progress(0.0) == 1.0 and progress(float(sampling.sigma_min) / 2) > 0.999
