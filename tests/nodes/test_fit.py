@@ -162,7 +162,7 @@ def test_a_latent_of_another_model_is_refused_by_its_input(execute, models, kind
 
 
 def test_every_latent_format_of_the_host_says_what_its_vae_has(comfy):
-    """HunyuanImage's refiner packs two frames of 32 channels into one of 64; the sound of MiniMax H3 has more channels."""
+    """HunyuanImage's refiner packs two frames of 32 channels into one of 64; MiniMax H3 has more of sound."""
     from types import SimpleNamespace
 
     import comfy.latent_formats as formats
