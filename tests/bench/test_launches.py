@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hosts import needs_the_middle
 
 pytestmark = pytest.mark.host
 EDIT, SYMMETRIC = "h-space edit", "h-space edit, symmetric"
@@ -31,6 +32,7 @@ def counts(runs):
 
 @pytest.mark.parametrize("name", [EDIT, SYMMETRIC])
 def test_an_edit_asks_for_a_decoder_half_and_waits_for_nothing(counts, name):
+    needs_the_middle()
     found, plain = counts[name], counts["plain"]
     assert 0.4 * plain["operations"] < found["operations"] <= 0.65 * plain["operations"]
     assert found["waits"] == 0 and found["once"] <= 10 and found["waits_once"] <= 2
@@ -47,6 +49,7 @@ def test_constant_cfg_by_the_combiner_asks_for_a_few_numbers(counts):
 
 def test_in_half_precision_both_decoder_halves_of_an_edit_are_one_pass(runs):
     """One pass in float32, of a number of operations that casting its weights adds to."""
+    needs_the_middle()
     from bench.costs import EDITS
     from bench.launches import latent_counts
 
