@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...guidance.tensors import append_dims
+from ...models.architecture import Checkpoint
 from ...models.schedule import NoiseSchedule
 from .gradients import make_differentiable
 
@@ -40,6 +41,18 @@ def hosted(build: Callable[[Any], nn.Module]) -> WholePatcher:
         device, offload = mm.get_torch_device(), mm.unet_offload_device()
         network = build(offload).eval().requires_grad_(False)
         return WholePatcher(network, load_device=device, offload_device=offload)
+
+
+def hosted_small(checkpoint: Checkpoint) -> WholePatcher:
+    """A file's small network, computing in float32 on its own device."""
+
+    def build(device: Any) -> nn.Module:
+        with torch.device(device):
+            network = checkpoint.build()
+        network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()}, strict=True)
+        return network
+
+    return hosted(build)
 
 
 def halved(network: nn.Module) -> nn.Module:

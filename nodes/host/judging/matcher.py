@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import comfy.model_management as mm
 import comfy.utils
@@ -22,7 +22,7 @@ from ....models.mmca.regions import BOX, cells
 from ..errors import about
 from ..gradients import make_differentiable
 from ..guides.encoder import Encoder
-from ..memory import hosted
+from ..memory import hosted_small
 from .regions import Regions
 
 
@@ -44,15 +44,9 @@ class Matcher:
     """Computes in float32 on its own device; its networks are small."""
 
     def __init__(self, checkpoint: Checkpoint):
-        def build(device: Any) -> torch.nn.Module:
-            with torch.device(device):
-                network = checkpoint.build()
-            network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()}, strict=True)
-            return network
-
         self.name = checkpoint.name
         self.config: MmcaConfig = checkpoint.config
-        self.patcher = hosted(build)
+        self.patcher = hosted_small(checkpoint)
         self.network = cast(Mmca, self.patcher.model)
 
     def check_width(self, width: int, origin: str) -> None:

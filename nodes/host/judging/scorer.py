@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import comfy.model_management as mm
 import torch
@@ -22,24 +21,18 @@ from ..gradients import make_differentiable
 from ..guides.encoder import Encoder
 from ..guides.guide import Features, Guide, encoder_guide
 from ..guides.references import Measured
-from ..memory import hosted
+from ..memory import hosted_small
 
 
 class Scorer:
     """Scores of image embeddings. Computes in float32 on its own device; it is small."""
 
     def __init__(self, checkpoint: Checkpoint):
-        def build(device: Any) -> torch.nn.Module:
-            with torch.device(device):
-                network = checkpoint.build()
-            network.load_state_dict({key: value.float() for key, value in checkpoint.state.items()}, strict=True)
-            return network
-
         self.name = checkpoint.name
         self.config: HeadConfig = checkpoint.config
         self.groups = checkpoint.facts.class_groups
         self.outputs = checkpoint.facts.class_names or tuple(str(place) for place in range(self.config.outputs))
-        self.patcher = hosted(build)
+        self.patcher = hosted_small(checkpoint)
 
     def check(self, encoder: Encoder) -> None:
         """Raises ValueError for an encoder whose embeddings have another width than it was trained on."""
