@@ -1,7 +1,8 @@
-"""Edits of a U-Net's bottleneck h, its h-space (Kwon et al. 2022, Asyrp, arXiv 2210.10960), as pure functions.
+"""Edits of a network's h, its h-space (Kwon et al. 2022, Asyrp, arXiv 2210.10960), as pure functions.
 
-h is [B C h w]. An edit gives delta_h; the asymmetric update moves the predicted x0 with it and leaves the direction of
-the noise alone: symmetric edits cancel (the paper's theorem 1).
+h is [B C h w]: a U-Net's bottleneck, or the residual stream of a transformer behind one of its blocks. An edit gives
+delta_h; the asymmetric update moves the predicted x0 with it and leaves the direction of the noise alone: symmetric
+edits cancel (the paper's theorem 1).
 """
 
 from __future__ import annotations
@@ -149,3 +150,34 @@ def principal(bottlenecks: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     shape = bottlenecks.shape[1:]
     deviations = values[:count] / max(1, len(flat) - 1) ** 0.5
     return mean.view(shape).float(), rows.view(-1, *shape).float(), deviations.float()
+
+
+def brought_about(change: Tensor, wanted: Tensor, directed: bool) -> list[float]:
+    """How much a direction does to predictions at each noise level, [levels B ...] x 2 -> one number a level.
+
+    Directed: the share 1 - |change - wanted|^2 / |wanted|^2 of a wanted change, 1 for all of it, 0 for none, below 0
+    where it leads away. Otherwise |change| / |wanted|, `wanted` being the predictions themselves.
+    """
+    if not directed:
+        return (_lengths(change) / _lengths(wanted).clamp(min=1e-12)).tolist()
+    return (1 - _lengths(change - wanted).square() / _lengths(wanted).square().clamp(min=1e-24)).tolist()
+
+
+def _lengths(parts: Tensor) -> Tensor:
+    return widest(parts.flatten(1)).norm(dim=1)
+
+
+def longest_window(progress: Sequence[float], does: Sequence[float]) -> tuple[float, float]:
+    """(start, end) of the levels around the strongest at which at least half as much is done, in progress.
+
+    It ends where the next level begins; 1 behind the last one. (0, 1) where nothing is done.
+    """
+    best = max(range(len(does)), key=does.__getitem__)
+    if does[best] <= 0:
+        return 0.0, 1.0
+    first, last = best, best
+    while first and does[first - 1] >= does[best] / 2:
+        first -= 1
+    while last + 1 < len(does) and does[last + 1] >= does[best] / 2:
+        last += 1
+    return progress[first], progress[last + 1] if last + 1 < len(progress) else 1.0

@@ -74,16 +74,16 @@ class ForeignError(CheckpointError):
     """A file of another use, which belongs elsewhere."""
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: str | Path, of_any_use: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict on the CPU and text metadata (empty unless safetensors).
 
     Takes safetensors and PyTorch's files, of which nothing is unpickled. Raises CheckpointError for anything else, for
-    files of other uses (`foreign`), for files that are cut short or larger inside than outside, for pickles that ask
-    for code, and for weights that are NaN or infinite.
+    files of other uses (`foreign`; not if `of_any_use`, in safetensors), for files that are cut short or larger inside
+    than outside, for pickles that ask for code, and for weights that are NaN or infinite.
     """
     path = Path(path)
     if _is_safetensors(path):
-        state, metadata = _read_safetensors(path)
+        state, metadata = _read_safetensors(path, of_any_use)
     else:
         state, metadata = _read_torch(path), {}
     check_growth(sum(value.nbytes for value in state.values()), path)
@@ -155,8 +155,8 @@ def beginning(path: Path) -> bytes:
 # --- safetensors
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    _checked_header(path)
+def _read_safetensors(path: Path, of_any_use: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    _checked_header(path, of_any_use)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
@@ -193,11 +193,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checked_header(path: Path) -> dict[str, Any]:
+def _checked_header(path: Path, of_any_use: bool = False) -> dict[str, Any]:
     """Of a file of weights that can be read here."""
     header, name = _header(path), path.name
     _check_number(len(header), name)
-    check_use(header, name)
+    if not of_any_use:
+        check_use(header, name)
     for key, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if key != "__metadata__" and (not isinstance(kind, str) or kind not in KINDS):

@@ -17,13 +17,16 @@ from ..models.registry import HSPACE
 from . import sockets
 from .host.errors import GuidanceNode, about, refusal
 from .host.files import check_prefix, choices, load_edits, locate, save_edit, usable
-from .host.hspace.edit import BOTH, SIDES, Application, Edit, bottleneck_of, check_owner, check_width
+from .host.hspace.edit import BOTH, SIDES, Application, Edit, check_owner, check_width, network_of
 from .host.hspace.run import applied
 from .host.model import progress_function
 from .host.sampling import published_sampler
 from .widgets import WindowNode, weight_input, window_inputs
 
 CATEGORY = "guidance/h-space"
+DIAL_MODEL_TOOLTIP = (
+    "A U-Net (this pack's models, SD1.5, SDXL), or a transformer (Flux, Qwen-Image, Z-Image, SD3, Wan)."
+)
 HSPACE_TOOLTIP = "The dial: Load, Discover or Train HSpace Direction, or several through Combine HSpace."
 DIRECTION_TOOLTIP = "The dial, for HSpace Edit and Save HSpace Direction."
 
@@ -32,6 +35,19 @@ def edit_window(end: float, meaning: str) -> list[Any]:
     """Where in the run h is edited."""
     return window_inputs(
         "Where in the run it begins; 0 is pure noise.", f"Where in the run it ends: {meaning}", end=end, advanced=False
+    )
+
+
+def block_input(automatic: str) -> Any:
+    """Of a transformer, where the dial acts."""
+    return io.Int.Input(
+        "block",
+        default=-1,
+        min=-1,
+        max=4095,
+        optional=True,
+        advanced=True,
+        tooltip=f"Of a transformer: behind which block the dial acts, from 0 on. {automatic} U-Nets have one place.",
     )
 
 
@@ -164,8 +180,9 @@ class HSpaceEdit(WindowNode):
             node_id="Guidance_HSpaceEdit",
             display_name="HSpace Edit",
             category=CATEGORY,
-            description="Turns a semantic dial inside the U-Net: this pack's models, SD1.5 and SDXL. Inside its window "
-            "a step costs the decoder half once more.",
+            description="Turns a semantic dial inside the network: this pack's models, SD1.5, SDXL, and transformers "
+            "such as Flux, Qwen-Image, Z-Image or Wan. Inside its window a step costs the decoder half of a U-Net once "
+            "more, and the whole of a transformer.",
             search_aliases=[
                 "Asyrp",
                 "h-space",
@@ -182,7 +199,7 @@ class HSpaceEdit(WindowNode):
                 "属性编辑",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
+                io.Model.Input("model", tooltip=DIAL_MODEL_TOOLTIP),
                 sockets.HSpace.Input("hspace", tooltip=HSPACE_TOOLTIP),
                 weight_input(
                     1.0,
@@ -237,7 +254,7 @@ class HSpaceEdit(WindowNode):
         with about("strength, start_percent or end_percent"):
             weight = Weight(strength, start_percent, end_percent)
         with about("model"):
-            bottleneck_of(model)
+            network_of(model)
         with about("hspace"):
             for edit in hspace:
                 check_owner(edit, model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +12,13 @@ from torch import Tensor
 
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.hspace.edit import bottleneck_of
+from .host.hspace.edit import Edit, network_of, place_of
 from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
-from .host.model import is_pixel_model, latent_shape
+from .host.hspace.sensitivity import SAMPLES, sensitivity
+from .host.model import blocks_of, is_pixel_model, latent_shape
 from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
-from .hspace import CATEGORY, DIRECTION_TOOLTIP
+from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, DIRECTION_TOOLTIP, block_input
 from .widgets import FIXED, seed_input, size_input, steps_input
 
 
@@ -39,7 +42,7 @@ class DiscoverHSpace(GuidanceNode):
                 "发现方向",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
+                io.Model.Input("model", tooltip=DIAL_MODEL_TOOLTIP),
                 io.Combo.Input(
                     "method",
                     options=["contrast", "pca"],
@@ -67,11 +70,16 @@ class DiscoverHSpace(GuidanceNode):
                 io.Image.Input(
                     "negative_images", optional=True, tooltip="With contrast: pictures of the same size that don't."
                 ),
+                block_input("-1: all are tried, and the one whose direction does most is taken; the report says how."),
             ],
             outputs=[
                 sockets.HSpace.Output(display_name="hspace", tooltip=DIRECTION_TOOLTIP),
                 io.Image.Output(
                     display_name="sheet", tooltip="One picture at strength -2, -1, 0, 1, 2; a row a direction."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Of a transformer: what each block's direction does at which part of the run, as JSON.",
                 ),
             ],
         )
@@ -92,9 +100,13 @@ class DiscoverHSpace(GuidanceNode):
         vae: Any | None = None,
         positive_images: Tensor | None = None,
         negative_images: Tensor | None = None,
+        block: int = -1,
     ) -> io.NodeOutput:
         with about("model"):
-            bottleneck_of(model)
+            count = blocks_of(model)
+            network_of(model)
+        with about("block"):
+            place = place_of(model, block)
         with about("vae"):
             require_vae(model, vae)
         pair = image_sets(positive_images, negative_images)
@@ -104,21 +116,55 @@ class DiscoverHSpace(GuidanceNode):
         with about("component"):
             if method == "pca" and component > components:
                 raise ValueError(f"component {component} was asked for, and there are {components}")
-        noise = start_noise(model, latent_shape(model, size), seed, samples)
-        drawn = positive
-        if method == "pca":
-            with about("samples"):
-                found = principal_components(model, positive, noise, steps, components)
-        elif pair is not None:
-            names = ("positive_images", "negative_images")
-            latents = [to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
-            found = contrast_of_pictures(model, positive, (latents[0], latents[1]), steps)
-        else:
-            found, drawn = contrast(model, positive, negative, noise, steps), negative
-        latents = sheet(model, found, drawn, noise, steps)
-        pictures = decoded(model, vae, latents)
+        noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
+        conditions = (positive, positive if method == "pca" or pair is not None else negative)
+        find = finder(model, method, conditions, pair, vae, noise, steps, components)
+        report = {"place": "bottleneck"}
+        if place is not None and block < 0:
+            wanted = positive if method == "contrast" and pair is None else None
+            tried = sensitivity(model, conditions[1], wanted, noise, steps, lambda block: find(block, SAMPLES)[0])
+            place, report = tried.block, tried.report()
+        elif place is not None:
+            report = {"block": place, "blocks": count}
+        with about("samples"):
+            found = find(place, samples)
+        latents = sheet(model, found, conditions[1], noise, steps)
         chosen = found[component - 1] if method == "pca" else found[0]
-        return io.NodeOutput([chosen], tiled(pictures, len(SHEET)))
+        picture = tiled(decoded(model, vae, latents), len(SHEET))
+        return io.NodeOutput([chosen], picture, json.dumps(report, indent=1))
+
+
+Finder = Callable[[int | None, int], list[Edit]]  # (block of a transformer, from how many samples) -> directions
+
+
+def finder(
+    model: Any,
+    method: str,
+    conditions: tuple[Any, Any],
+    pair: tuple[Tensor, Tensor] | None,
+    vae: Any,
+    noise: Tensor,
+    steps: int,
+    components: int,
+) -> Finder:
+    """How directions are found behind a block. `conditions`: what they lead to, and what is drawn."""
+    if method == "pca":
+
+        def pca(block: int | None, samples: int) -> list[Edit]:
+            few = max(samples, components + 1) if samples < len(noise) else samples
+            return principal_components(model, conditions[0], noise[:few], steps, components, block)
+
+        return pca
+    if pair is not None:
+        names = ("positive_images", "negative_images")
+        latents = [to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
+
+        def of_pictures(block: int | None, samples: int) -> list[Edit]:
+            few = None if samples == len(noise) else samples
+            return contrast_of_pictures(model, conditions[0], (latents[0][:few], latents[1][:few]), steps, block)
+
+        return of_pictures
+    return lambda block, samples: contrast(model, *conditions, noise[:samples], steps, block)
 
 
 def image_sets(positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -138,7 +184,7 @@ def decoded(model: Any, vae: Any, latents: Tensor) -> Tensor:
     """IMAGE of latents."""
     if is_pixel_model(model):
         return (latents.movedim(1, -1).cpu() + 1).clamp(0, 2) / 2
-    return vae.decode(latents)
+    return vae.decode(latents).flatten(0, -4)  # a video model's pictures have a frame each
 
 
 def tiled(pictures: Tensor, columns: int) -> Tensor:

@@ -13,7 +13,7 @@ from ..guidance.weight import Weight
 from . import sockets
 from .host.errors import GuidanceNode, about
 from .host.guides.encoder import Encoder
-from .host.hspace.edit import bottleneck_of
+from .host.hspace.edit import unet_of
 from .host.hspace.inject import Injection, content_of
 from .host.hspace.run import applied
 from .host.hspace.timing import Distance, Inversion
@@ -96,7 +96,7 @@ class HSpaceInject(WindowNode):
         with about("strength, start_percent or end_percent"):
             weight = Weight(strength, start_percent, end_percent)
         with about("model"):
-            bottleneck_of(model)
+            unet_of(model)
         samples = content_latents(model, image, latent, vae)
         if strength == 0 or start_percent == end_percent:
             return io.NodeOutput(model)

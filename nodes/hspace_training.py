@@ -15,13 +15,13 @@ from . import sockets
 from .host.errors import GuidanceNode, about
 from .host.guides.encoder import Encoder
 from .host.guides.guide import fingerprint
-from .host.hspace.edit import bottleneck_of
+from .host.hspace.edit import network_of, place_of
 from .host.hspace.training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
 from .host.inversion import inversion_sigmas, no_conditioning
 from .host.model import latent_shape
 from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
-from .hspace import CATEGORY
+from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, block_input
 from .widgets import seed_input, size_input, steps_input
 
 
@@ -44,7 +44,7 @@ class TrainHSpaceDirection(GuidanceNode):
                 "训练",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net: this pack's models, SD1.5, SDXL."),
+                io.Model.Input("model", tooltip=DIAL_MODEL_TOOLTIP),
                 sockets.Encoder.Input(
                     "encoder", tooltip="A CLIP that sees pictures and reads texts: Load Guidance Encoder."
                 ),
@@ -120,6 +120,7 @@ class TrainHSpaceDirection(GuidanceNode):
                 size_input(
                     "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),
+                block_input("-1: a third of the way."),
             ],
             outputs=[
                 sockets.HSpace.Output(
@@ -140,22 +141,25 @@ class TrainHSpaceDirection(GuidanceNode):
         images: Tensor | None = None,
         vae: Any | None = None,
         conditioning: Any | None = None,
+        block: int = -1,
         **settings: Any,
     ) -> io.NodeOutput:
         with about("model"):
-            bottleneck_of(model)
+            network_of(model)
+        with about("block"):
+            place = place_of(model, block)
         with about("vae"):
             require_vae(model, vae)
         with about("conditioning"):
             conditioning = no_conditioning(model) if conditioning is None else conditioning
         seen = "" if images is None else fingerprint(images.cpu())
-        recipe = Recipe(seed=seed, samples=samples, pictures=seen, **settings)
+        recipe = Recipe(seed=seed, samples=samples, block=place, pictures=seen, **settings)
         with about("source_text, target_text or form"):
             training = Training(model, encoder, vae, conditioning, recipe)
         began = time.monotonic()
         rising = inversion_sigmas(model, recipe.steps, "")
         pictures = None if images is None else to_invert(model, images, vae, "images")
-        noise = start_noise(model, latent_shape(model, size), seed, samples)
+        noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))
         return io.NodeOutput(

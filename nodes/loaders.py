@@ -24,7 +24,7 @@ from .host.guides.clip_vision import encoder_from
 from .host.guides.encoder import Encoder, load_encoder
 from .host.judging.matcher import Matcher
 from .host.judging.scorer import Scorer
-from .host.latent.vae import vae_of
+from .host.latent.vae import folded_vae, vae_of
 from .host.model import guesses_of
 from .host.pixel_model import clamp_denoised, load_pixel_model
 from .told_inputs import attention_inputs, picture_inputs, stage_input, training_inputs
@@ -357,6 +357,28 @@ class EncoderFromClipVision(GuidanceNode):
             return io.NodeOutput(encoder_from(clip_vision, clip))
 
 
+class WaveletVAE(GuidanceNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Guidance_WaveletVAE",
+            display_name="Wavelet VAE",
+            category="guidance/loaders",
+            description="The VAE of a video model whose latents are wavelets of pictures, such as the pack's small "
+            "transformer scenes_transformer, which Load Diffusion Model loads. It has no weights, and loses nothing.",
+            search_aliases=["Haar", "wavelet", "pixel VAE", "transformer", "小波", "加载VAE"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model; it knows how many channels its latents have."),
+            ],
+            outputs=[io.Vae.Output(tooltip="For VAE Decode and VAE Encode: 32 x 32 pixels are 8 x 8 latents.")],
+        )
+
+    @classmethod
+    def run(cls, model: Any) -> io.NodeOutput:
+        with about("model"):
+            return io.NodeOutput(folded_vae(model))
+
+
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
     LoadClassifier,
@@ -364,4 +386,5 @@ NODES: list[type[io.ComfyNode]] = [
     EncoderFromClipVision,
     LoadMatcher,
     LoadScorer,
+    WaveletVAE,
 ]

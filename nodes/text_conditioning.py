@@ -12,12 +12,13 @@ from ..models.facts import Facts
 from ..models.imagen.captions import cleaned
 from . import sockets
 from .host.errors import GuidanceNode, about, noticed
+from .host.guides.encoder import Encoder
 from .host.model import facts_of
 from .host.pictures import to_pixels
 from .host.pixel.kept import with_kept
 from .host.pixel.states import check_width, states_conditioning, with_image_embeds
 from .host.pixel.tokens import text_conditioning
-from .host.pixel.towers import read_clip, read_t5
+from .host.pixel.towers import read_clip, read_encoder, read_t5
 
 CATEGORY = "guidance/sampling"
 
@@ -62,6 +63,8 @@ class TextConditioning(GuidanceNode):
     def run(cls, model: Any, text: str, clip: Any | None = None) -> io.NodeOutput:
         facts = facts_of(model)
         with about("model"):
+            if facts is None and isinstance(clip, Encoder):
+                return io.NodeOutput(by_own_encoder(model, text, clip))
             if facts is None or not (facts.vocabulary or facts.text_encoder):
                 raise ValueError(
                     "a text-conditional model of Load Guidance Model is needed, as GLIDE, Karlo's decoder or IF; this "
@@ -104,6 +107,18 @@ def by_encoder(model: Any, facts: Facts, text: str, clip: Any | None) -> tuple[l
     if text.strip() and not caption:
         said = f"nothing remains of {text.strip()[:60]!r} after the cleaning of IF's training; write it in English"
     return states_conditioning(read, "T5"), said
+
+
+def by_own_encoder(model: Any, text: str, encoder: Encoder) -> list[Any]:
+    """For a transformer of the host that was trained on what one of the pack's encoders reads, zeros behind its end."""
+    width = getattr(model.model.diffusion_model, "text_dim", None)
+    if width is None:
+        raise ValueError(
+            f"a {type(model.model.diffusion_model).__name__} doesn't read texts by one of the pack's encoders; use "
+            "CLIP Text Encode with the model's own text encoder"
+        )
+    read = read_encoder(encoder, text, width)
+    return [[read.states * read.mask[..., None], {}]]
 
 
 class ImageEmbedConditioning(GuidanceNode):

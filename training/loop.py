@@ -130,7 +130,7 @@ class Run:
 
         Raises CheckpointError for every other file.
         """
-        tensors, record = read(path)
+        tensors, record = read(path, of_any_use=True)  # also one that the host loads
         tensors = {key: value.to(self.device) for key, value in tensors.items()}
         try:
             if "progress" in record:

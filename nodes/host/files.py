@@ -28,7 +28,7 @@ from .hspace.edit import DIRECTION, Edit, direction_edit, network_edit
 from .semantic.direction import Direction
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
-STRENGTH, STEPS = 1e6, 1000  # the most that a saved direction may say of itself
+STRENGTH, STEPS, BLOCKS = 1e6, 1000, 4095  # the most that a saved direction may say of itself
 LONGEST = 200  # bytes of a name that a user chooses
 KINDS = ("models", "classifiers", "encoders", "matchers", "scorers", "priors", "directions")
 MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
@@ -184,6 +184,8 @@ def save_edit(edit: Edit, prefix: str) -> str:
     }
     if edit.strength != 1:
         record["strength"] = str(edit.strength)
+    if edit.block is not None:
+        record["block"] = str(edit.block)
     if edit.trained_steps is not None:
         record["trained_steps"] = str(edit.trained_steps)
     return save("directions", prefix, edit.tensors, record)
@@ -202,6 +204,7 @@ def load_edits(path: str, train_steps: int) -> list[Edit]:
     if own:
         known = {key: metadata.get(key, "") for key in ("name", "model", "fingerprint")}
         known["strength"] = stated(metadata, "strength", 1.0, (-STRENGTH, STRENGTH), name)
+        known["block"] = int(stated(metadata, "block", 0, (0, BLOCKS), name)) if "block" in metadata else None
     if own and metadata.get("form") == DIRECTION:
         if "delta_h" not in state or state["delta_h"].ndim != 4:
             raise CheckpointError(f"{name} says it is a direction, but delta_h [n C h w] is missing")

@@ -11,13 +11,15 @@ from typing import Any
 import comfy.model_sampling
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.architecture import Facts
 
 COLOURS = 3
 LARGEST = 4  # a pixel model draws at most as many pixels as a picture this many times its own side has
 AREA_UNIT = 8  # what Conditioning (Set Area) divides by, whatever the model
+# what the host's transformers call the blocks that patches can look behind; Flux and others have more of another kind
+BLOCK_LISTS = ("double_blocks", "joint_blocks", "transformer_blocks", "blocks", "layers", "double_layers")
 SIGNS = "signs-"  # so begins a fingerprint that is the same in every precision
 
 
@@ -42,16 +44,34 @@ def guesses_of(model: Any) -> dict[str, str]:
     return dict(model.model.model_config.unet_config["checkpoint"].guesses)
 
 
-def latent_shape(model: Any, size: int) -> tuple[int, ...]:
-    """[C h w] of the model's latents for pictures of that side; the pack's own models have theirs."""
+def latent_shape(model: Any, size: int, vae: Any = None) -> tuple[int, ...]:
+    """[C h w] of the model's latents for pictures of that side, of a video model one frame; the pack's own have theirs.
+
+    How much smaller they are than pictures says the VAE, if there is one.
+    """
     facts = facts_of(model)
     latent_format = model.model.latent_format
-    side = (facts.image_size if facts is not None else size) // latent_format.spacial_downscale_ratio
-    return latent_format.latent_channels, side, side
+    ratio = latent_format.spacial_downscale_ratio if vae is None else vae.spacial_compression_encode()
+    side = (facts.image_size if facts is not None else size) // ratio
+    frames = [1] * (getattr(latent_format, "latent_dimensions", 2) - 2)
+    return latent_format.latent_channels, *frames, side, side
+
+
+def blocks_of(model: Any) -> int:
+    """How many blocks a transformer of the host has that patches can look behind; 0 for all other networks."""
+    name = _block_list(model.model.diffusion_model)
+    return len(getattr(model.model.diffusion_model, name)) if name else 0
+
+
+def _block_list(network: Any) -> str | None:
+    """Name of the list of blocks in a transformer of the host."""
+    if not type(network).__module__.startswith("comfy.") or hasattr(network, "middle_block"):
+        return None
+    return next((name for name in BLOCK_LISTS if isinstance(getattr(network, name, None), nn.ModuleList)), None)
 
 
 def owner_of(model: Any) -> tuple[str, str]:
-    """(name, fingerprint) of a MODEL's own weights, LoRAs aside. For U-Nets: it looks at the bottleneck.
+    """(name, fingerprint) of a MODEL's own weights, LoRAs aside: of a U-Net's bottleneck, a transformer's middle block.
 
     The fingerprint is of the signs of the weights: rounding to half precision keeps them, training does not.
     """
@@ -71,9 +91,13 @@ def is_of(model: Any, fingerprint: str) -> bool:
 
 
 def _own_weight(model: Any) -> Tensor:
-    """A weight of the bottleneck as it was loaded, on the CPU."""
-    state = model.model.state_dict()
-    key = next(key for key, value in state.items() if ("middle_block" in key or ".mid." in key) and value.ndim == 4)
+    """A weight of the bottleneck, or of the middle block of a transformer, as it was loaded, on the CPU."""
+    state, count = model.model.state_dict(), blocks_of(model)
+    if count:
+        middle = f".{_block_list(model.model.diffusion_model)}.{count // 2}."
+        key = next(key for key, value in state.items() if middle in key and value.ndim == 2)
+    else:
+        key = next(key for key, value in state.items() if ("middle_block" in key or ".mid." in key) and value.ndim == 4)
     backup = model.backup.get(key) or getattr(getattr(model, "parent", None), "backup", {}).get(key)
     return (state[key] if backup is None else backup.weight).detach().cpu()
 

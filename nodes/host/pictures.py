@@ -188,7 +188,8 @@ class Decoder:
     @property
     def ratio(self) -> int:
         """Pixels a latent element is wide."""
-        return self.model.model.latent_format.spacial_downscale_ratio
+        stated = getattr(self.vae, "spacial_compression_decode", None)
+        return self.model.model.latent_format.spacial_downscale_ratio if stated is None else stated()
 
     def pixels(self, z: Tensor, smallest: float, frames: range | None = None) -> Tensor:
         """A clean sample [B ...] -> [B*F 3 H W] in [-1, 1]; F frames of a video, else 1.

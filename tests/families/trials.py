@@ -145,6 +145,10 @@ def different(found, plain):
     assert not torch.equal(found, plain), "nothing happens"
 
 
+def unchanged(found, plain):
+    assert torch.equal(found, plain), "not the same bits"
+
+
 def same(found, expected):
     assert torch.isfinite(found).all(), "not finite"
     off = float((found - expected).abs().max() / expected.abs().max())
@@ -298,13 +302,20 @@ def combiner(scene):
 
 
 def hspace(scene):
-    from pack.nodes.host.hspace.edit import direction_edit
+    """An edit of 0 changes no bit, another one the picture; what is shown of h is what the network goes on with."""
+    from pack.nodes.host.hspace.edit import direction_edit, place_of
+    from pack.nodes.host.hspace.record import recording
 
-    network = scene.model.model.diffusion_model
-    width = network.middle_block[0].out_channels if hasattr(network, "middle_block") else 64
-    edits = [direction_edit(seeded(1, width, 1, 1, seed=5), name="d")]
-    (edited,) = scene.execute("Guidance_HSpaceEdit", model=scene.model, hspace=edits, **WHOLE)
-    different(scene.draw(edited), scene.plain())
+    shown = []
+    scene.draw(recording(scene.model, lambda h, place: shown.append(h), place_of(scene.model, 0)))
+    width = shown[0].shape[1]
+    for asymmetric in (True, False):
+        for size in (0.0, 1.0):
+            delta = size * seeded(1, width, 1, 1, seed=5)
+            edits = [direction_edit(delta, name="d", block=place_of(scene.model, 0))]
+            given = {"model": scene.model, "hspace": edits, "asymmetric": asymmetric, **WHOLE}
+            (edited,) = scene.execute("Guidance_HSpaceEdit", **given)
+            (different if size else unchanged)(scene.draw(edited), scene.plain())
 
 
 TRIALS = {

@@ -1,4 +1,7 @@
-"""Edits of the bottleneck: what they add to h, for which networks they are, and what HSpace Edit was told."""
+"""Edits of h: what they add to it, for which networks they are, and what HSpace Edit was told.
+
+h is a U-Net's bottleneck, or the residual stream of a transformer behind one of its blocks.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ....guidance.samplers import Move
 from ....guidance.weight import Weight
 from ....models.ddpm.network import DDPM
 from ..memory import hosted
-from ..model import is_of, owner_of
+from ..model import blocks_of, is_of, owner_of
 from ..pixel_model import PixelNetwork
 from .rows import View, shown
 
@@ -53,6 +56,7 @@ class Edit:
     kind: str = ""
     family: str = ""  # a delta block's: of which architecture's bottleneck and embedding it was made for
     patchers: Sequence[Any] = ()  # networks that the host loads for it
+    block: int | None = None  # of a transformer, counted from 0; None: the bottleneck of a U-Net
 
     def delta_h(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
         """At strength 1."""
@@ -100,7 +104,12 @@ class Prediction:
 
 
 class Edits(Protocol):
-    """What may act on the bottleneck of a MODEL: HSpace Edit, an injection, a recorder, an edit in training."""
+    """What may act on h of a MODEL: HSpace Edit, an injection, a recorder, an edit in training."""
+
+    @property
+    def block(self) -> int | None:
+        """Behind which block of a transformer; None: at the bottleneck of a U-Net."""
+        ...
 
     @property
     def asymmetric(self) -> bool:
@@ -143,6 +152,10 @@ class Application:
     rising: bool = False
 
     @property
+    def block(self) -> int | None:
+        return self.edits[0].block
+
+    @property
     def patchers(self) -> list[Any]:
         return [patcher for edit in self.edits for patcher in edit.patchers]
 
@@ -168,15 +181,40 @@ class Application:
         return prediction.b * difference
 
 
-def bottleneck_of(model: Any) -> nn.Module:
-    """The network of a MODEL whose h can be edited. Raises ValueError for others."""
+def unet_of(model: Any) -> nn.Module:
+    """The network of a MODEL that has a bottleneck. Raises ValueError for others."""
     network = model.model.diffusion_model
     if isinstance(network, (PixelNetwork, UNetModel)):
         return network
     raise ValueError(
-        f"h-space is the bottleneck of a U-Net, and this model is a {type(network).__name__}, which has none; use a "
+        f"h is the bottleneck of a U-Net here, and this model is a {type(network).__name__}, which has none; use a "
         "U-Net (this pack's models, SD1.5, SDXL), or a guide"
     )
+
+
+def network_of(model: Any) -> nn.Module:
+    """The network of a MODEL whose h can be edited: a U-Net, or a transformer. Raises ValueError for others."""
+    network = model.model.diffusion_model
+    if blocks_of(model) or isinstance(network, (PixelNetwork, UNetModel)):
+        return network
+    raise ValueError(
+        f"h is the bottleneck of a U-Net or what stands behind a block of a transformer, and this model is a "
+        f"{type(network).__name__}, which shows neither; use a U-Net (this pack's models, SD1.5, SDXL), a transformer "
+        "such as Flux, Qwen-Image, Z-Image or Wan, or a guide"
+    )
+
+
+def place_of(model: Any, block: int) -> int | None:
+    """Where h of a MODEL is: None for U-Nets, which have one place; the block of a transformer, -1: a third of the way.
+
+    Raises ValueError for a block that isn't there.
+    """
+    count = blocks_of(model)
+    if not count:
+        return None
+    if block >= count:
+        raise ValueError(f"this model has {count} blocks, 0 to {count - 1}, and block {block} was asked for")
+    return count // 3 if block < 0 else block
 
 
 def check_owner(edit: Edit, model: Any) -> None:
@@ -187,8 +225,11 @@ def check_owner(edit: Edit, model: Any) -> None:
 
 
 def check_width(edit: Edit, model: Any) -> None:
-    """Raises ValueError for an edit of another width, or a delta block of the other family of networks."""
-    network: Any = bottleneck_of(model)
+    """Raises ValueError for an edit of another kind or width, or a delta block of the other family of networks."""
+    network: Any = network_of(model)
+    if edit.block is not None or blocks_of(model):
+        _check_block(edit, model)
+        return
     if isinstance(network, PixelNetwork):
         config: Any = network.network.config
         family = DDPM_FAMILY if isinstance(network.network, DDPM) else ADM_FAMILY
@@ -205,4 +246,23 @@ def check_width(edit: Edit, model: Any) -> None:
         raise ValueError(
             f"{edit.name!r} is a delta block for {edit.family} networks, and {name} is of the {family} family; use a "
             "delta block trained for it"
+        )
+
+
+def _check_block(edit: Edit, model: Any) -> None:
+    count = blocks_of(model)
+    if not count:
+        raise ValueError(
+            f"{edit.name!r} acts behind block {edit.block} of a transformer, and this model is a U-Net; use a "
+            "direction made for this model"
+        )
+    if edit.block is None:
+        raise ValueError(
+            f"{edit.name!r} changes the bottleneck of a U-Net, and this model is a transformer; use a direction made "
+            "for this model"
+        )
+    if edit.block >= count:
+        raise ValueError(
+            f"{edit.name!r} acts behind block {edit.block}, and this model has the blocks 0 to {count - 1}; use a "
+            "direction made for this model"
         )

@@ -1,4 +1,4 @@
-"""A U-Net as two halves, on our networks and on the host's own without changing their code: to h, and on from it."""
+"""A network as two halves, ours and the host's own without changing their code: to h, and on from it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ BY_ROW = ("cond_or_uncond", "uuids")  # of transformer_options: what the parts o
 SHARED = ("emb", "context")  # of the middle, which every decoder half takes
 VIDEO = ("time_context", "num_video_frames", "image_only_indicator")  # what the host hands to each block of SVD
 Options = dict[str, Any]  # transformer_options
-Evaluate = Callable[[Options], Tensor]  # transformer_options -> the network's output
+Evaluate = Callable[..., Tensor]  # (transformer_options, perhaps another sample) -> the network's output
 
 
 @dataclass(frozen=True, eq=False)
 class Halves:
-    """One evaluation of a U-Net, cut at its bottleneck."""
+    """One evaluation of a network, cut where h is."""
 
     plain: Tensor  # its output
     h: Tensor  # [B C h w]
     emb: Tensor  # [B E]; zeros on hosts that don't hand it out
     decode: Callable[[Tensor], Tensor]  # other h [k B C h w], one behind the other -> outputs, in the precision of h
     most: int | None = None  # k; None: any
+    frames: int = 1  # of a video: rows of h for each sample
 
     def differences(self, others: Sequence[Tensor], fits: Callable[[int], bool]) -> list[Tensor]:
         """How each of other h [B C h w] in float32 changes the output; in one pass where memory `fits` so many rows.
@@ -111,7 +112,7 @@ def _output_half(network: Any, h: Tensor, seen: dict[str, Any], others: Sequence
     h = h.to(seen["h"].device, dtype if exact else seen["h"].dtype)
     skips = seen["skips"]
     emb, context = (_shared(part, len(h), dtype if exact else None) for part in map(seen.get, SHARED))
-    with _casting(network.output_blocks, network.out) if exact else nullcontext():
+    with casting(network.output_blocks, network.out) if exact else nullcontext():
         for number, module in enumerate(network.output_blocks):
             options["block"] = ("output", number)
             skip = _shared(skips[number].clone() if others else skips[number], len(h), h.dtype)
@@ -130,7 +131,7 @@ def _shared(part: Any, rows: int, dtype: torch.dtype | None) -> Any:
 
 
 @contextmanager
-def _casting(*modules: nn.Module) -> Iterator[None]:
+def casting(*modules: nn.Module) -> Iterator[None]:
     """The host's layers take weights in the precision of their input, as they do where weights stay on the CPU."""
     name = "comfy_cast_weights"
     layers = [layer for module in modules for layer in module.modules() if getattr(layer, name, None) is False]

@@ -52,6 +52,7 @@ class Injection:
     asymmetric: bool = True
     side: str = BOTH
     rising: bool = False
+    block: None = None  # U-Nets alone
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
         return mixed(h, self.content(h, place), self.weight(place.progress))

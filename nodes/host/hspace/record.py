@@ -1,4 +1,4 @@
-"""What a run's bottleneck held: h shown to whoever asks, and its mean in each range of progress."""
+"""What a run held in h: h shown to whoever asks, and its mean in each range of progress."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Recorder:
     """Of `Edits`: changes nothing and shows h, in float32 on the CPU."""
 
     keep: Callable[[Tensor, Place], None]
+    block: int | None = None
     weight: Weight = Weight(1.0)
     asymmetric: bool = False
     side: str = BOTH
@@ -33,9 +34,9 @@ class Recorder:
         return torch.zeros_like(difference)
 
 
-def recording(model: Any, keep: Callable[[Tensor, Place], None], alone: bool = False) -> Any:
+def recording(model: Any, keep: Callable[[Tensor, Place], None], block: int | None = None, alone: bool = False) -> Any:
     """A clone of the MODEL whose runs show h to `keep`; `alone`: without its edits."""
-    return applied(model, Recorder(keep), alone=alone)
+    return applied(model, Recorder(keep, block), alone=alone)
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ The host joins conditionings and crops areas before the network sees anything. I
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class View:
     pictures: Sequence[int]  # which of its pictures, one a row
     total: int  # how many pictures it has
     area: Area | None = None  # None: all of it
+
+    def repeated(self, frames: int) -> View:
+        """Of a video, a row for each frame."""
+        return replace(self, pictures=[picture for picture in self.pictures for _ in range(frames)])
 
 
 @dataclass(frozen=True)

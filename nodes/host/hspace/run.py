@@ -1,9 +1,9 @@
-"""Edits of the bottleneck at work: one wrapper around the network of a MODEL."""
+"""Edits of h at work: one wrapper around the network of a MODEL."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,26 +11,29 @@ import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ....guidance.hspace import steps_of_a_whole_run
 from ..pixel_model import VARIANCE
 from ..run import Course, Feature, attach, attached, state_in
-from .edit import BOTH, COND, Edits, Place, Prediction, bottleneck_of
-from .halves import Halves, Options, halves_of
+from .edit import BOTH, COND, Edits, Place, Prediction, network_of
+from .halves import Evaluate, Halves, Options, halves_of
 from .rows import ROWS, asked, is_uncond, names_of, views_of
 from .steps import EditedSteps
+from .stream import stream_halves
 
 KEY = "diffusion_guidance_hspace"
 MARGIN = 1.5  # of memory, as the host keeps it where it batches conditions
 EASYCACHE = "easycache"  # the host's name for the wrapper of that node
+Reading = tuple[Tensor, Tensor, Tensor]  # a, b, scale: denoised = a x + b output, input = scale x
 
 
 def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool = False) -> Any:
-    """A clone of the MODEL with edits more, or with these alone. Raises ValueError for models without a bottleneck.
+    """A clone of the MODEL with edits more, or with these alone. Raises ValueError for models that have no h.
 
     `patchers`: networks that the run needs.
     """
-    bottleneck_of(model)
+    network_of(model)
     return attach(model, FEATURE, edits, patchers, alone=alone)
 
 
@@ -38,13 +41,16 @@ def applications(model: Any) -> Sequence[Edits]:
     return attached(model, FEATURE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EditedRun:
     """What the network's wrapper must know of a run."""
 
     course: Course
     jobs: Sequence[Edits]
     steps: EditedSteps | None  # None: no edit is asymmetric
+    block: int | None = None  # of a transformer
+    inside: bool | None = None  # whether the network calls wrappers of its own; None: not known yet
+    cut: list[bool] = field(default_factory=list)  # for each look whether h came by
 
     @cached_property
     def networks(self) -> list[Any]:
@@ -77,13 +83,43 @@ class EditedRun:
         names = names_of(options, self.course.guider.conds)
         return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x), names)
 
+    def reading(self, level: Tensor) -> Reading:
+        """Of the network's output: whatever it predicts, its `sampling` is asked."""
+        sampling = self.course.sampling
+        one, zero = level.new_ones(1, 1, 1, 1), level.new_zeros(1, 1, 1, 1)
+        a, b = sampling.calculate_denoised(level, zero, one), sampling.calculate_denoised(level, one, zero)
+        return a, b, sampling.calculate_input(level, one)
+
+    def halves(self, network: Any, evaluate: Evaluate, x: Tensor, options: Options, kwargs: Options) -> Halves | Tensor:
+        """Of one evaluation; the output alone where a step cache kept the network from running.
+
+        Raises ValueError where a transformer never shows what is behind its blocks.
+        """
+        if self.block is None:
+            return halves_of(network, evaluate, options, kwargs)
+        found = stream_halves(network, self.block, evaluate, options, x, kwargs)
+        self.cut.append(isinstance(found, Halves))
+        if not any(self.cut):
+            raise ValueError(
+                f"HSpace Edit: {type(network).__name__} doesn't show what is behind its block {self.block}, so there "
+                "is nothing to edit; use another model, or a guide"
+            )
+        return found
+
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
-    """Raises ValueError for samplers that asymmetric edits can't be made for."""
+    """Raises ValueError for samplers that asymmetric edits can't be made for, and for edits of two blocks."""
     jobs = [part for part in parts if part.rising or not course.rising]
     if not jobs:
         return None
-    return EditedRun(course, jobs, EditedSteps(course) if any(job.asymmetric for job in jobs) else None)
+    blocks = {job.block for job in jobs}
+    if len(blocks) > 1:
+        raise ValueError(
+            f"HSpace Edit: the edits of a chain act behind one block of a transformer, and these act behind "
+            f"{', '.join(sorted(map(str, blocks)))}; use directions of the same block"
+        )
+    steps = EditedSteps(course) if any(job.asymmetric for job in jobs) else None
+    return EditedRun(course, jobs, steps, blocks.pop())
 
 
 def _around_predictions(
@@ -99,10 +135,46 @@ def _around_predictions(
 
 def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it."""
-    options = _options_in(args, kwargs)
-    run: EditedRun | None = options.get(KEY)
-    if run is None or executor.class_obj not in run.networks:
+    run: EditedRun | None = _options_in(args, kwargs).get(KEY)
+    if run is None:
         return executor(x, timesteps, *args, **kwargs)
+    run.inside = True
+    if executor.class_obj not in run.networks:
+        return executor(x, timesteps, *args, **kwargs)
+    return _edited(run, executor, executor.class_obj, run.reading, x, timesteps, *args, **kwargs)
+
+
+def _around_model(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """APPLY_MODEL: the same for transformers that call no wrappers of their own; the output is the prediction of x0."""
+    run: EditedRun | None = _options_in(args, kwargs).get(KEY)
+    network = executor.class_obj.diffusion_model
+    if run is None or run.block is None or run.inside or network not in run.networks:
+        return executor(x, sigma, *args, **kwargs)
+    if run.inside is None:
+        run.inside = False
+        plain = executor(x, sigma, *args, **kwargs)
+        if run.inside:
+            return plain
+    return _edited(run, executor, network, clean_reading, x, sigma, *args, **kwargs)
+
+
+def _edited(
+    run: EditedRun,
+    executor: Any,
+    network: Any,
+    reading: Callable[[Tensor], Reading],
+    x: Tensor,
+    timesteps: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """What an executor of the host hands out of a network at x, with the edits; `reading` says how it is read."""
+    options = _options_in(args, kwargs)
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"HSpace Edit: {type(network).__name__} packs several latents into one sample, and which of its tokens are "
+            "the picture's isn't known; use another model, or a guide"
+        )
     place = run.place(options, x)
     if run.steps is not None:
         run.steps.look(options["sigmas"])
@@ -110,15 +182,19 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
-    halves = halves_of(executor.class_obj, evaluate, options, kwargs)
+    halves = run.halves(network, evaluate, x, options, kwargs)
     if isinstance(halves, Tensor):
         return halves
+    if halves.frames > 1:
+        place = replace(place, views=[view.repeated(halves.frames) for view in place.views])
     result = _symmetric([job for job in work if not job.asymmetric], halves, place)
     rest = [job for job in work if job.asymmetric]
     if not rest:
         return result
     again = partial(_again, evaluate, options)
-    return _asymmetric(rest, run, halves, place, result, _prediction(run, x, halves.plain, place, again), options)
+    level = x.new_full((1,), place.sigma, dtype=torch.float32)
+    prediction = _prediction(run, x, halves.plain, reading(level), again)
+    return _asymmetric(rest, run, halves, place, result, prediction, options)
 
 
 def _symmetric(jobs: Sequence[Edits], halves: Halves, place: Place) -> Tensor:
@@ -157,17 +233,17 @@ def _parts(options: Options) -> list[Hashable]:
     return list(zip(rows, options.get("uuids") or rows, strict=True))
 
 
+def clean_reading(level: Tensor) -> Reading:
+    """Of an output that is the prediction of x0."""
+    one = level.new_ones(1, 1, 1, 1)
+    return torch.zeros_like(one), one, one
+
+
 def _prediction(
-    run: EditedRun, x: Tensor, plain: Tensor, place: Place, again: Callable[[Tensor], Tensor]
+    run: EditedRun, x: Tensor, plain: Tensor, reading: Reading, again: Callable[[Tensor], Tensor]
 ) -> Prediction:
-    """Whatever a network predicts, its `sampling` is asked for a, b and scale."""
     assert run.steps is not None
-    sampling, course = run.course.sampling, run.course
-    level = x.new_full((1,), place.sigma, dtype=torch.float32)
-    one, zero = level.new_ones(1, 1, 1, 1), level.new_zeros(1, 1, 1, 1)
-    a, b = sampling.calculate_denoised(level, zero, one), sampling.calculate_denoised(level, one, zero)
-    scale = sampling.calculate_input(level, one)
-    return Prediction(x, plain, a, b, scale, course.flow, run.steps.move(), again)
+    return Prediction(x, plain, *reading, run.course.flow, run.steps.move(), again)
 
 
 def _again(evaluate: Callable[..., Tensor], options: Options, at: Tensor) -> Tensor:
@@ -195,7 +271,10 @@ def _is_options(part: Any) -> bool:
 def _evaluation(
     executor: Any, x: Tensor, timesteps: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Callable[..., Tensor]:
-    """The network again, with other options and at another sample; (transformer_options, x) -> output."""
+    """The network again, with other options and at another sample; (transformer_options, x) -> output.
+
+    At a sample in float32 everything beside it is float32, too.
+    """
     options = _options_in(args, kwargs)
     dicts = (part for part in (kwargs.get("control"), *args) if isinstance(part, dict) and part is not options)
     control = next(dicts, {})
@@ -203,10 +282,21 @@ def _evaluation(
 
     def evaluate(changed: Options, at: Tensor = x) -> Tensor:
         control.update({key: list(value) for key, value in residuals.items()})  # the host takes them off these lists
-        named = {**kwargs, "transformer_options": changed} if "transformer_options" in kwargs else kwargs
-        return executor(at, timesteps, *(changed if part is options else part for part in args), **named)
+        places, named = [None if part is options else part for part in args], dict(kwargs)
+        named.pop("transformer_options", None)
+        if at.dtype != x.dtype:
+            places, named = tree_map(_wide, (places, named))
+        if "transformer_options" in kwargs:
+            named["transformer_options"] = changed
+        places = [changed if old is options else new for old, new in zip(args, places, strict=True)]
+        return executor(at, timesteps, *places, **named)
 
     return evaluate
+
+
+def _wide(part: Any) -> Any:
+    """Half-precision numbers in float32, everything else as it is."""
+    return part.float() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 def _chosen(plain: Tensor | None, edited: Tensor, side: str, names: Sequence[str | None]) -> Tensor:
@@ -232,6 +322,10 @@ def _chosen(plain: Tensor | None, edited: Tensor, side: str, names: Sequence[str
 FEATURE = Feature(
     KEY,
     _begin,
-    {WrappersMP.CALC_COND_BATCH: _around_predictions, WrappersMP.DIFFUSION_MODEL: _around_network},
+    {
+        WrappersMP.CALC_COND_BATCH: _around_predictions,
+        WrappersMP.APPLY_MODEL: _around_model,
+        WrappersMP.DIFFUSION_MODEL: _around_network,
+    },
     nodes="HSpace Edit, HSpace Inject",
 )

@@ -25,7 +25,7 @@ from ..model import is_flow, owner_of, progress_function
 from ..pictures import Decoder
 from ..pixel_model import PixelNetwork, clamp
 from ..sampling import sampled
-from .edit import BOTH, Edit, Place, Prediction, bottleneck_of, direction_edit, network_edit
+from .edit import BOTH, Edit, Place, Prediction, direction_edit, network_edit, network_of
 from .resume import StateFile, UnfittingError, digest, packed, take_up, weights_of
 from .run import applied
 
@@ -54,6 +54,7 @@ class Recipe:
     learning_rate: float
     seed: int
     samples: int
+    block: int | None = None  # of a transformer
     pictures: str = ""  # fingerprint of the user's own; empty: drawn by the model
 
 
@@ -89,7 +90,7 @@ class TrainedEdit:
     asymmetric, side, rising = False, BOTH, False  # the sampler below makes the asymmetric step itself
 
     def __init__(self, recipe: Recipe, network: Any):
-        self.recipe = recipe
+        self.recipe, self.block = recipe, recipe.block
         self.network = network
         self.begin({})
 
@@ -129,6 +130,7 @@ class TrainedEdit:
         assert self.delta is not None
         owner, fingerprint = owner_of(model)
         known: dict[str, Any] = {"name": self.recipe.target_text, "model": owner, "fingerprint": fingerprint}
+        known["block"] = self.block
         if isinstance(self.delta, Block):
             return network_edit(self.delta.block.cpu(), trained_steps=self.recipe.steps, **known)
         return direction_edit((self.delta.relative * self.delta.unit).detach().cpu(), **known)
@@ -172,7 +174,7 @@ class Training:
     def __init__(self, model: Any, encoder: Encoder, vae: Any | None, conditioning: Any, recipe: Recipe):
         """Raises ValueError for models without a bottleneck, for forms they can't have, and for texts that are one."""
         self.recipe, self.encoder, self.conditioning = recipe, encoder, conditioning
-        network = bottleneck_of(model)
+        network = network_of(model)
         if recipe.form == BLOCK and not isinstance(network, PixelNetwork):
             raise ValueError(f"a {BLOCK} is made for this pack's models; for SD1.5 and SDXL choose {ONE!r}")
         self.delta_text = text_direction(encoder.text(recipe.source_text), encoder.text(recipe.target_text))
@@ -231,7 +233,7 @@ class Training:
         self.trained.on = False
         plain = predict().detach()
         self.trained.on = True
-        with differentiable(bottleneck_of(self.model)):
+        with differentiable(network_of(self.model)):
             edited = predict()
             loss, l_dir = self.loss(edited, plain.clone(), pictures.to(edited).clone())
             self.trained.optimizer.zero_grad()

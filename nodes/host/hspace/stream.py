@@ -1,0 +1,129 @@
+"""A transformer cut behind one of its blocks: its residual stream as h, and what the rest of the network makes of it.
+
+The tokens of a picture are a map [B C h w]; those of a video are a map for each frame, one behind the other. Texts and
+references, which go through the blocks beside them, are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .halves import Evaluate, Halves, Options, casting
+
+BLOCK = "double_block"  # the host's name of a block that patches may replace, and of patches behind a block
+PATCHES = (1, 2, 4, 8, 16, 32)  # sides of a token in elements of the sample, where the network doesn't say
+REFERENCES = ("ref_latents", "context_latents")  # of edit models: their tokens come behind the picture's
+Change = Callable[[Tensor], Tensor]  # tokens [B N C] -> tokens
+
+
+def stream_halves(
+    network: Any, block: int, evaluate: Evaluate, options: Options, x: Tensor, arguments: Mapping[str, Any]
+) -> Halves | Tensor:
+    """One evaluation, cut behind a block; its output alone where nothing came by.
+
+    `arguments`: what the host calls the network with, by name. Raises ValueError where it can't be told which tokens
+    are the picture's.
+    """
+    seen: list[Tensor] = []
+
+    def keep(tokens: Tensor) -> Tensor:
+        seen.append(tokens.clone())  # residuals may be added in place
+        return tokens
+
+    plain = evaluate(_with(options, block, keep))
+    if not seen:
+        return plain
+    tokens = seen[0]
+    more = any(arguments.get(name) for name in REFERENCES)
+    grid = grid_of(network, x.shape, tokens.shape, more)
+    h = to_maps(tokens, grid)
+
+    def decode(edited: Tensor) -> Tensor:
+        changed = torch.cat([to_tokens(edited, grid), tokens[:, math.prod(grid) :].to(edited)], dim=1)
+        there = _with(options, block, lambda old: changed.to(old))
+        if edited.dtype == plain.dtype or edited.dtype != torch.float32:
+            return evaluate(there)
+        with casting(network):
+            return evaluate(there, x.float())
+
+    return Halves(plain, h, h.new_zeros(len(h), 1), decode, most=1, frames=grid[0])
+
+
+def _with(options: Options, block: int, change: Change) -> Options:
+    """transformer_options with which `change` says what the picture's tokens are behind a block.
+
+    The host's transformers let a function stand for a block, or call functions behind it; some do both, and then the
+    first one counts.
+    """
+    done: list[bool] = []
+    blocks = options.get("patches_replace", {}).get("dit", {})
+    before = blocks.get((BLOCK, block))
+
+    def instead(given: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        out = more["original_block"](given) if before is None else before(given, more)
+        if "img" not in out:
+            return out
+        done.append(True)
+        return {**out, "img": change(out["img"])}
+
+    def behind(given: dict[str, Any]) -> dict[str, Any]:
+        out = {key: given[key] for key in ("img", "txt") if key in given}
+        if given.get("block_index") == block and not done:
+            out["img"] = change(out["img"])
+        return out
+
+    patches, replaced = options.get("patches", {}), options.get("patches_replace", {})
+    return {
+        **options,
+        "patches": {**patches, BLOCK: [behind, *patches.get(BLOCK, [])]},
+        "patches_replace": {**replaced, "dit": {**blocks, (BLOCK, block): instead}},
+    }
+
+
+def grid_of(network: Any, sample: torch.Size, tokens: torch.Size, more: bool) -> tuple[int, int, int]:
+    """(frames, rows, columns) of the tokens [B N C] of a sample [B C (T) H W].
+
+    `more`: others may stand behind them. Raises ValueError where they can't be told.
+    """
+    name = type(network).__name__
+    if len(sample) not in (4, 5) or len(tokens) != 3:
+        raise ValueError(
+            f"HSpace Edit: {name} packs its samples, and which of its tokens are the picture's isn't known"
+        )
+    sizes = (1, *sample[2:]) if len(sample) == 4 else tuple(sample[2:])
+    own = getattr(network, "patch_size", None)
+    patches = ([] if own is None else [_sides(own)]) + [(1, side, side) for side in PATCHES]
+    grids = [tuple(-(-size // side) for size, side in zip(sizes, patch, strict=True)) for patch in patches]
+    for frames, rows, columns in grids:
+        if frames * rows * columns == tokens[1]:
+            return frames, rows, columns
+    if more and own is not None and math.prod(grids[0]) < tokens[1]:
+        frames, rows, columns = grids[0]
+        return frames, rows, columns
+    raise ValueError(
+        f"HSpace Edit: {name} has {tokens[1]} tokens for a sample of {list(sample[2:])}, and which of them are the "
+        "picture's isn't known; leave out what adds tokens, such as references"
+    )
+
+
+def _sides(patch: Any) -> tuple[int, int, int]:
+    """Of a token: frames, rows and columns."""
+    sides = [patch] * 2 if isinstance(patch, int) else list(patch)
+    frames, rows, columns = [1] * (3 - len(sides)) + sides
+    return frames, rows, columns
+
+
+def to_maps(tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """[B N C] -> [B frames, C rows columns], frame by frame; what stands behind the grid is left out."""
+    own = tokens[:, : math.prod(grid)].unflatten(1, grid)
+    return own.permute(0, 1, 4, 2, 3).flatten(0, 1)
+
+
+def to_tokens(maps: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """The inverse of `to_maps`."""
+    return maps.unflatten(0, (-1, grid[0])).permute(0, 1, 3, 4, 2).flatten(1, 3)
