@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,11 +99,14 @@ def noises(count: int, seed: int) -> Tensor:
 
 
 class Readings:
-    """What the judge says of pictures, against the same noises without an edit."""
+    """What the judge says of pictures, against the same noises without an edit.
 
-    def __init__(self, model: Model):
+    `model` draws: run(noise, model.no_class, delta, symmetric) -> pictures [B 3 32 32].
+    """
+
+    def __init__(self, model: Any, noise: Tensor):
         self.model = model
-        self.noise = noises(SAMPLES, 0)
+        self.noise = noise
         self.plain = model.run(self.noise, model.no_class)
         self.before, self.names = judge.log_probabilities(self.plain), judge.classify(self.plain)
         self.drawn: dict[tuple[bytes, bool], Tensor] = {}
@@ -198,13 +202,13 @@ PARTS: dict[str, Callable[[Readings, dict[str, Tensor]], Any]] = {
 }
 
 
-def sheet(r: Readings, deltas: dict[str, Tensor]) -> None:
-    """hspace.png: for each dial a row a strength, sixteen noises."""
+def sheet(r: Readings, deltas: dict[str, Tensor], picture: Path = RESULT.with_suffix(".png")) -> None:
+    """A picture: for each dial a row a strength, sixteen noises."""
     from training.autoencoder_sheet import write
 
     noise = r.noise[:16]
     rows = [r.model.run(noise, r.model.no_class, s * delta) for delta in deltas.values() for s in STRENGTHS]
-    write(torch.stack(rows), RESULT.with_suffix(".png"))
+    write(torch.stack(rows), picture)
 
 
 @torch.no_grad()
@@ -217,7 +221,7 @@ def main(arguments: Sequence[str]) -> None:
         found = {"unet": name, "made_with": made}
     model = Model(*model_named(name))
     deltas = {dial: model.direction(dial) for dial in DIALS}
-    readings = Readings(model)
+    readings = Readings(model, noises(SAMPLES, 0))
     sheet(readings, deltas)
     made_with.record(RESULT.with_suffix(".png"), made)
     for part, measure in PARTS.items():

@@ -22,6 +22,7 @@ UNET, DIFFAE, HSPACE, TEXT, UPSAMPLER, UNCLIP, FLOW = (
     DEMO / "models" / f"scenes_{name}.safetensors"
     for name in ("unet", "diffae", "hspace", "text", "upsampler", "unclip", "flow")
 )
+TRANSFORMER = DEMO / "diffusion_models" / "scenes_transformer.safetensors"
 CLASSIFIER = DEMO / "classifiers" / "scenes_classifier.safetensors"
 CLIP = DEMO / "encoders" / "scenes_clip.safetensors"
 PRIOR = DEMO / "priors" / "scenes_prior.safetensors"

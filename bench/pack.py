@@ -10,8 +10,9 @@ from .guided_step import load_pack
 
 
 class Pack:
-    def __init__(self) -> None:
-        self.nodes = load_pack("--force-channels-last")
+    def __init__(self, *flags: str) -> None:
+        """`flags` are the host's; without any, layers of U-Nets are laid out as a CPU likes them."""
+        self.nodes = load_pack(*(flags or ("--force-channels-last",)))
 
     def node(self, name: str, **inputs: Any) -> Any:
         """What a node returns, as a tuple."""

@@ -167,10 +167,10 @@ def _lengths(parts: Tensor) -> Tensor:
     return widest(parts.flatten(1)).norm(dim=1)
 
 
-def longest_window(progress: Sequence[float], does: Sequence[float]) -> tuple[float, float]:
-    """(start, end) of the levels around the strongest at which at least half as much is done, in progress.
+def longest_window(does: Sequence[float]) -> tuple[float, float]:
+    """(start, end) in progress of the equal parts of a run around the strongest in which at least half as much is done.
 
-    It ends where the next level begins; 1 behind the last one. (0, 1) where nothing is done.
+    (0, 1) where nothing is done.
     """
     best = max(range(len(does)), key=does.__getitem__)
     if does[best] <= 0:
@@ -180,4 +180,4 @@ def longest_window(progress: Sequence[float], does: Sequence[float]) -> tuple[fl
         first -= 1
     while last + 1 < len(does) and does[last + 1] >= does[best] / 2:
         last += 1
-    return progress[first], progress[last + 1] if last + 1 < len(progress) else 1.0
+    return first / len(does), (last + 1) / len(does)

@@ -40,7 +40,7 @@ CONFIG = {
     "text_dim": 64,
 }
 METADATA = {"config": json.dumps({"transformer": CONFIG}), "text_encoder": "scenes_clip", "image_size": "32"}
-OUT = "models/demo/models/scenes_transformer.safetensors"
+SHIPPED = "models/demo/diffusion_models/scenes_transformer.safetensors"
 RECIPE = Recipe(images=520_000, batch=32, learning_rate=1.5e-3, seed=50)
 
 
@@ -133,7 +133,7 @@ def folded(image: Tensor) -> Tensor:
 
 
 def main() -> None:
-    recipe, given = arguments(OUT, RECIPE)
+    recipe, given = arguments(SHIPPED, RECIPE)
     torch.manual_seed(recipe.seed)
     train(Run(Flow(host_network()), recipe, given.device, METADATA), FlowLoss(given.device), given)
 

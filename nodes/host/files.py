@@ -29,6 +29,7 @@ from .semantic.direction import Direction
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "demo"
 STRENGTH, STEPS, BLOCKS = 1e6, 1000, 4095  # the most that a saved direction may say of itself
+TRANSFORMERS = "diffusion_models"  # the host's own folder, in whose list the pack's small transformer stands, too
 LONGEST = 200  # bytes of a name that a user chooses
 KINDS = ("models", "classifiers", "encoders", "matchers", "scorers", "priors", "directions")
 MORE = {"priors": {".th"}}  # how names of a kind's files end besides: Karlo's statistics
@@ -51,6 +52,7 @@ def register_folders() -> None:
             paths,
             folder_paths.supported_pt_extensions | MORE.get(kind, set()),
         )
+    folder_paths.add_model_folder_path(TRANSFORMERS, str(SHIPPED / TRANSFORMERS))
 
 
 def choices(kind: str, use: str) -> list[str]:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ....guidance.hspace import brought_about, longest_window
 from ....guidance.weight import Weight
-from ..model import blocks_of, progress_function
+from ..model import blocks_of
 from ..sampling import sampled
 from .edit import BOTH, Application, Edit
 from .run import applied
 
-LEVELS = 6  # noise levels that are looked at
+LEVELS = 6  # noise levels that are looked at, each in the middle of an equal part of the run
 SAMPLES = 4  # pictures that the blocks are tried on
 Find = Callable[[int], Edit]  # block -> the direction that is tried behind it
 
@@ -62,13 +62,13 @@ class Sensitivity:
 
     @property
     def block(self) -> int:
-        """The one whose direction does most on the average."""
-        return max(self.shares, key=lambda block: sum(self.shares[block]))
+        """The one whose direction does most on the average; where one leads away, it counts as doing nothing."""
+        return max(self.shares, key=lambda block: sum(max(0.0, share) for share in self.shares[block]))
 
     @property
     def window(self) -> tuple[float, float]:
         """The part of the run in which it does at least half as much as where it does most."""
-        return longest_window(self.progress, self.shares[self.block])
+        return longest_window(self.shares[self.block])
 
     def report(self) -> dict[str, Any]:
         start, end = self.window
@@ -91,8 +91,9 @@ def sensitivity(model: Any, plain: Any, wanted: Any | None, noise: Tensor, steps
     """
     noise = noise[:SAMPLES]
     clean = sampled(model, plain, noise, steps)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", LEVELS)
-    progress_of = progress_function(model.get_model_object("model_sampling"))
+    sampling = model.get_model_object("model_sampling")
+    progress = [(level + 0.5) / LEVELS for level in range(LEVELS)]
+    sigmas = torch.tensor([*(float(sampling.percent_to_sigma(place)) for place in progress), 0.0])
 
     def looks(model: Any, conditioning: Any) -> Tensor:
         sampler = Looks()
@@ -110,4 +111,4 @@ def sensitivity(model: Any, plain: Any, wanted: Any | None, noise: Tensor, steps
         change = looks(applied(model, job), plain) - before
         shares[block] = brought_about(change, before if target is None else target, target is not None)
         bar.update(1)
-    return Sensitivity([progress_of(float(sigma)) for sigma in sigmas[:-1]], shares)
+    return Sensitivity(progress, shares)
