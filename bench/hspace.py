@@ -202,7 +202,7 @@ PARTS: dict[str, Callable[[Readings, dict[str, Tensor]], Any]] = {
 }
 
 
-def sheet(r: Readings, deltas: dict[str, Tensor], picture: Path = RESULT.with_suffix(".png")) -> None:
+def sheet(r: Readings, deltas: dict[str, Tensor], picture: Path) -> None:
     """A picture: for each dial a row a strength, sixteen noises."""
     from training.autoencoder_sheet import write
 
@@ -222,8 +222,9 @@ def main(arguments: Sequence[str]) -> None:
     model = Model(*model_named(name))
     deltas = {dial: model.direction(dial) for dial in DIALS}
     readings = Readings(model, noises(SAMPLES, 0))
-    sheet(readings, deltas)
-    made_with.record(RESULT.with_suffix(".png"), made)
+    picture = RESULT.with_suffix(".png")
+    sheet(readings, deltas, picture)
+    made_with.record(picture, made)
     for part, measure in PARTS.items():
         if part not in found:
             found[part] = measure(readings, deltas)

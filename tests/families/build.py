@@ -36,15 +36,16 @@ class Built:
     conds: list[Any]
 
 
-def built(name):
-    """The family of a class, as a loader node of the host makes it."""
+def built(name, **more):
+    """The family of a class, as a loader node of the host makes it; `more`: other numbers of its network."""
     import comfy.model_patcher
 
     family = FAMILIES[name]
+    numbers = family.config | more
     kind = hosts_own("comfy.supported_models", name)
     with torch.inference_mode():
-        config = kind({**kind.unet_config, **family.config})
-        config.unet_config.update(family.config)  # over what the class fixes
+        config = kind({**kind.unet_config, **numbers})
+        config.unet_config.update(numbers)  # over what the class fixes
         config.set_inference_dtype(torch.float32, None)
         network = config.get_model({key: value.clone() for key, value in family.state.items()}, "", device=None)
         fill(network.diffusion_model, family.unused)

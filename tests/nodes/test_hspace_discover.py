@@ -1,5 +1,7 @@
 """Discover HSpace: directions of two conditions, of principal components, and between two sets of pictures."""
 
+import json
+
 import pytest
 import torch
 from hspace_scenes import images, off, random, refused, run
@@ -16,7 +18,7 @@ def pixels(scenes):
 @pytest.mark.parametrize("method", ["contrast", "pca"])
 def test_discovered_directions_show_the_plain_picture_at_strength_zero(scenes, execute, edit, method):
     scene = scenes["scenes_unet"]
-    hspace, sheet = execute(
+    hspace, sheet, report = execute(
         "Guidance_DiscoverHSpace",
         model=scene.model,
         method=method,
@@ -28,6 +30,7 @@ def test_discovered_directions_show_the_plain_picture_at_strength_zero(scenes, e
         steps=2,
     )
     side = scene.shape[1]
+    assert json.loads(report) == {"place": "bottleneck"}
     assert sheet.shape == (1, side * (1 if method == "contrast" else 2), 5 * side, 3)
     (found,) = hspace
     assert found.tensors["delta_h"].shape[:2] == (8, scene.channels)
@@ -70,7 +73,7 @@ def test_a_contrast_reads_both_conditions_at_the_pictures_of_the_negative_one(sc
     assert all(off(both[level, "negative"], other[level, "positive"]) > 1e-2 for level in rest)  # other pictures
 
     given = {"positive": scene.positive, "negative": scene.negative, "samples": 2, "seed": 7}
-    (found,), _ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", steps=STEPS, **given)
+    (found,), *_ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", steps=STEPS, **given)
     expected = (both[first, "negative"] - both[first, "positive"]).mean(0)
     assert off(found.tensors["delta_h"][0], expected) < 1e-5
 
@@ -78,7 +81,7 @@ def test_a_contrast_reads_both_conditions_at_the_pictures_of_the_negative_one(sc
 def test_a_condition_against_itself_gives_no_direction(scenes, execute):
     scene = scenes["scenes_unet"]
     given = {"positive": scene.negative, "negative": scene.negative, "samples": 2, "steps": 2}
-    (found,), _ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", **given)
+    (found,), *_ = execute("Guidance_DiscoverHSpace", model=scene.model, method="contrast", **given)
     assert found.tensors["delta_h"].abs().max() < 1e-5
 
 

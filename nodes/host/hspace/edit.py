@@ -160,7 +160,13 @@ class Application:
         return [patcher for edit in self.edits for patcher in edit.patchers]
 
     def edited(self, h: Tensor, emb: Tensor, place: Place) -> Tensor:
-        """h with all edits; outside the mask h itself."""
+        """h with all edits; outside the mask h itself. Raises ValueError for directions of another width."""
+        for edit in self.edits:
+            if edit.channels != h.shape[1]:
+                raise ValueError(
+                    f"HSpace Edit: {edit.name!r} changes an h of {edit.channels} channels, and here it has "
+                    f"{h.shape[1]}; use a direction made for this model"
+                )
         shifts = [edit.delta_h(h, emb, place).expand_as(h) for edit in self.edits]
         delta_h = self.weight(place.progress) * combined(shifts, [edit.strength for edit in self.edits])
         changed = added(h, delta_h, self.preserve_norm)

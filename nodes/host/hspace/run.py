@@ -90,14 +90,16 @@ class EditedRun:
         a, b = sampling.calculate_denoised(level, zero, one), sampling.calculate_denoised(level, one, zero)
         return a, b, sampling.calculate_input(level, one)
 
-    def halves(self, network: Any, evaluate: Evaluate, x: Tensor, options: Options, kwargs: Options) -> Halves | Tensor:
+    def halves(
+        self, network: Any, evaluate: Evaluate, x: Tensor, options: Options, args: Sequence[Any], kwargs: Options
+    ) -> Halves | Tensor:
         """Of one evaluation; the output alone where a step cache kept the network from running.
 
         Raises ValueError where a transformer never shows what is behind its blocks.
         """
         if self.block is None:
             return halves_of(network, evaluate, options, kwargs)
-        found = stream_halves(network, self.block, evaluate, options, x, kwargs)
+        found = stream_halves(network, self.block, evaluate, options, x, [*args, *kwargs.values()])
         self.cut.append(isinstance(found, Halves))
         if not any(self.cut):
             raise ValueError(
@@ -182,7 +184,7 @@ def _edited(
     if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
-    halves = run.halves(network, evaluate, x, options, kwargs)
+    halves = run.halves(network, evaluate, x, options, args, kwargs)
     if isinstance(halves, Tensor):
         return halves
     if halves.frames > 1:

@@ -7,7 +7,7 @@ references, which go through the blocks beside them, are left as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,35 +17,34 @@ from .halves import Evaluate, Halves, Options, casting
 
 BLOCK = "double_block"  # the host's name of a block that patches may replace, and of patches behind a block
 PATCHES = (1, 2, 4, 8, 16, 32)  # sides of a token in elements of the sample, where the network doesn't say
-REFERENCES = ("ref_latents", "context_latents")  # of edit models: their tokens come behind the picture's
-Change = Callable[[Tensor], Tensor]  # tokens [B N C] -> tokens
+LATENT = 4  # axes of one, at least
+Change = Callable[[Tensor, bool], Tensor]  # tokens [B N C], and whether a function stands for the block -> tokens
 
 
 def stream_halves(
-    network: Any, block: int, evaluate: Evaluate, options: Options, x: Tensor, arguments: Mapping[str, Any]
+    network: Any, block: int, evaluate: Evaluate, options: Options, x: Tensor, arguments: Iterable[Any]
 ) -> Halves | Tensor:
     """One evaluation, cut behind a block; its output alone where nothing came by.
 
-    `arguments`: what the host calls the network with, by name. Raises ValueError where it can't be told which tokens
-    are the picture's.
+    `arguments`: what else the host calls the network with. Raises ValueError where it can't be told which tokens are
+    the picture's.
     """
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, bool]] = []
 
-    def keep(tokens: Tensor) -> Tensor:
-        seen.append(tokens.clone())  # residuals may be added in place
+    def keep(tokens: Tensor, replaced: bool) -> Tensor:
+        seen.append((tokens.clone(), replaced))  # residuals may be added in place
         return tokens
 
     plain = evaluate(_with(options, block, keep))
     if not seen:
         return plain
-    tokens = seen[0]
-    more = any(arguments.get(name) for name in REFERENCES)
-    grid = grid_of(network, x.shape, tokens.shape, more)
+    tokens, replaced = seen[0]
+    grid = grid_of(network, x.shape, tokens.shape, replaced and any(map(_is_references, arguments)))
     h = to_maps(tokens, grid)
 
     def decode(edited: Tensor) -> Tensor:
         changed = torch.cat([to_tokens(edited, grid), tokens[:, math.prod(grid) :].to(edited)], dim=1)
-        there = _with(options, block, lambda old: changed.to(old))
+        there = _with(options, block, lambda old, _: changed.to(old))
         if edited.dtype == plain.dtype or edited.dtype != torch.float32:
             return evaluate(there)
         with casting(network):
@@ -69,12 +68,12 @@ def _with(options: Options, block: int, change: Change) -> Options:
         if "img" not in out:
             return out
         done.append(True)
-        return {**out, "img": change(out["img"])}
+        return {**out, "img": change(out["img"], True)}
 
     def behind(given: dict[str, Any]) -> dict[str, Any]:
         out = {key: given[key] for key in ("img", "txt") if key in given}
         if given.get("block_index") == block and not done:
-            out["img"] = change(out["img"])
+            out["img"] = change(out["img"], False)
         return out
 
     patches, replaced = options.get("patches", {}), options.get("patches_replace", {})
@@ -83,6 +82,11 @@ def _with(options: Options, block: int, change: Change) -> Options:
         "patches": {**patches, BLOCK: [behind, *patches.get(BLOCK, [])]},
         "patches_replace": {**replaced, "dit": {**blocks, (BLOCK, block): instead}},
     }
+
+
+def _is_references(part: Any) -> bool:
+    """Whether an argument is a list of latents: the references of an edit model, whose tokens come behind."""
+    return isinstance(part, list) and any(isinstance(one, Tensor) and one.ndim >= LATENT for one in part)
 
 
 def grid_of(network: Any, sample: torch.Size, tokens: torch.Size, more: bool) -> tuple[int, int, int]:
