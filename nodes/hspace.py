@@ -38,19 +38,6 @@ def edit_window(end: float, meaning: str) -> list[Any]:
     )
 
 
-def block_input(automatic: str) -> Any:
-    """Of a transformer, where the dial acts."""
-    return io.Int.Input(
-        "block",
-        default=-1,
-        min=-1,
-        max=4095,
-        optional=True,
-        advanced=True,
-        tooltip=f"Of a transformer: behind which block the dial acts, from 0 on. {automatic} U-Nets have one place.",
-    )
-
-
 class LoadHSpaceDirection(GuidanceNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from . import sockets
 from .host.errors import GuidanceNode, about
+from .host.hspace.directions.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
+from .host.hspace.directions.sensitivity import SAMPLES, sensitivity
 from .host.hspace.edit import Edit, network_of, place_of
-from .host.hspace.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
-from .host.hspace.sensitivity import SAMPLES, sensitivity
 from .host.model import blocks_of, is_pixel_model, latent_shape
 from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
-from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, DIRECTION_TOOLTIP, block_input
-from .widgets import FIXED, seed_input, size_input, steps_input
+from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, DIRECTION_TOOLTIP
+from .widgets import FIXED, block_input, seed_input, size_input, steps_input
 
 
 class DiscoverHSpace(GuidanceNode):

@@ -15,14 +15,14 @@ from . import sockets
 from .host.errors import GuidanceNode, about
 from .host.guides.encoder import Encoder
 from .host.guides.guide import fingerprint
+from .host.hspace.directions.training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
 from .host.hspace.edit import network_of, place_of
-from .host.hspace.training import FORMS, OPTIMIZERS, Recipe, Training, starts_of
 from .host.inversion import inversion_sigmas, no_conditioning
 from .host.model import latent_shape
 from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
-from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, block_input
-from .widgets import seed_input, size_input, steps_input
+from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP
+from .widgets import block_input, seed_input, size_input, steps_input
 
 
 class TrainHSpaceDirection(GuidanceNode):

@@ -92,3 +92,16 @@ def precision_input() -> Any:
         tooltip="auto: as ComfyUI chooses, half precision on most GPUs. float32: the published numbers, slower. On a "
         "CPU both are the same.",
     )
+
+
+def block_input(automatic: str) -> Any:
+    """Of a transformer, where the dial acts."""
+    return io.Int.Input(
+        "block",
+        default=-1,
+        min=-1,
+        max=4095,
+        optional=True,
+        advanced=True,
+        tooltip=f"Of a transformer: behind which block the dial acts, from 0 on. {automatic} U-Nets have one place.",
+    )

@@ -116,7 +116,7 @@ def test_the_direction_is_the_difference_of_mean_h_along_both_inversions(discove
     from pack.nodes.host.model import progress_function
 
     sets = images(3, seed=1), images(2, seed=2)
-    (found,), sheet = discover(positive_images=sets[0], negative_images=sets[1])
+    (found,), sheet, _ = discover(positive_images=sets[0], negative_images=sets[1])
     sigmas = inversion_sigmas(pixels.model, STEPS, "")
     progress = progress_function(pixels.model.get_model_object("model_sampling"))
     with torch.inference_mode():
@@ -134,12 +134,12 @@ def test_the_direction_is_the_difference_of_mean_h_along_both_inversions(discove
 
 def test_a_set_against_itself_gives_no_direction(discover):
     same = images(2)
-    (found,), _ = discover(positive_images=same, negative_images=same)
+    (found,), *_ = discover(positive_images=same, negative_images=same)
     assert found.tensors["delta_h"].abs().max() == 0
 
 
 def test_the_sheet_is_drawn_under_the_condition_of_the_inversion(discover, pixels):
-    _, sheet = discover(positive_images=images(2), negative_images=images(2, seed=1))
+    _, sheet, _ = discover(positive_images=images(2), negative_images=images(2, seed=1))
     plain = run(pixels.model, pixels, random(*pixels.shape, seed=0)[None], steps=STEPS, positive=pixels.negative)
     middle = sheet[0, :, 64:96]
     assert (middle - (plain[0].movedim(0, -1) + 1).clamp(0, 2) / 2).abs().max() < 1e-4

@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, user_folder, monkeypatch,
     import comfy.model_management as mm
 
     whole, _ = train(form=form, rounds=3, samples=2)
-    from pack.nodes.host.hspace.training import Training
+    from pack.nodes.host.hspace.directions.training import Training
 
     step, made = Training.step, []
 
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, user_folder, monkeypatch,
 
 def test_a_run_of_anything_else_does_not_take_up_a_stopped_one(model, models, encoder):
     """Settings, prompt, size, schedule, VAE, encoder, model, and its LoRAs."""
-    from pack.nodes.host.hspace.training import Recipe, Training
+    from pack.nodes.host.hspace.directions.training import Recipe, Training
     from pack.nodes.host.pictures import pixel_vae, vae_around
 
     settings = {key: value for key, value in RECIPE.items() if key != "size"}
@@ -131,7 +131,7 @@ def test_a_state_that_is_no_use_is_set_aside_and_training_begins_anew(train, use
     import comfy.model_management as mm
     from safetensors.torch import load_file, save_file
 
-    from pack.nodes.host.hspace.training import Training
+    from pack.nodes.host.hspace.directions.training import Training
 
     whole, _ = train(rounds=2, samples=2)
     step = Training.step

@@ -269,8 +269,8 @@ def test_a_saved_direction_keeps_its_block(wan, execute, tmp_path, monkeypatch):
 
 
 def test_all_blocks_are_tried_and_a_direction_of_nothing_does_nothing(wan):
-    from pack.nodes.host.hspace.sensitivity import LEVELS as PARTS
-    from pack.nodes.host.hspace.sensitivity import sensitivity
+    from pack.nodes.host.hspace.directions.sensitivity import LEVELS as PARTS
+    from pack.nodes.host.hspace.directions.sensitivity import sensitivity
 
     noise = random(2, *wan.shape, seed=3)
     with torch.inference_mode():
@@ -285,8 +285,8 @@ def test_all_blocks_are_tried_and_a_direction_of_nothing_does_nothing(wan):
 
 def test_what_leads_to_the_stream_of_the_condition_behind_the_last_block_does_all_that_it_does(wan):
     """There nothing but the output follows, and the other blocks' directions are 0."""
+    from pack.nodes.host.hspace.directions.sensitivity import sensitivity
     from pack.nodes.host.hspace.edit import Edit
-    from pack.nodes.host.hspace.sensitivity import sensitivity
 
     noise, last = random(1, *wan.shape, seed=3), 2
     with torch.inference_mode():
@@ -305,8 +305,8 @@ def streams_at_levels(scene, noise, block):
     """{sigma: h} under the positive condition at the pictures that blocks are tried on."""
     import comfy.samplers
 
+    from pack.nodes.host.hspace.directions.sensitivity import LEVELS, Looks
     from pack.nodes.host.hspace.record import recording
-    from pack.nodes.host.hspace.sensitivity import LEVELS, Looks
     from pack.nodes.host.sampling import sampled
 
     found = {}

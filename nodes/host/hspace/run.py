@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ....guidance.hspace import steps_of_a_whole_run
 from ..pixel_model import VARIANCE
 from ..run import Course, Feature, attach, attached, state_in
 from .edit import BOTH, COND, Edits, Place, Prediction, network_of
-from .halves import Evaluate, Halves, Options, halves_of
-from .rows import ROWS, asked, is_uncond, names_of, views_of
+from .edited_run import KEY, EditedRun, Reading, clean_reading
+from .halves import Halves, Options
+from .rows import ROWS, asked, is_uncond
 from .steps import EditedSteps
-from .stream import stream_halves
 
-KEY = "diffusion_guidance_hspace"
-MARGIN = 1.5  # of memory, as the host keeps it where it batches conditions
 EASYCACHE = "easycache"  # the host's name for the wrapper of that node
-Reading = tuple[Tensor, Tensor, Tensor]  # a, b, scale: denoised = a x + b output, input = scale x
 
 
 def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool = False) -> Any:
@@ -39,74 +34,6 @@ def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool 
 
 def applications(model: Any) -> Sequence[Edits]:
     return attached(model, FEATURE)
-
-
-@dataclass(eq=False)
-class EditedRun:
-    """What the network's wrapper must know of a run."""
-
-    course: Course
-    jobs: Sequence[Edits]
-    steps: EditedSteps | None  # None: no edit is asymmetric
-    block: int | None = None  # of a transformer
-    inside: bool | None = None  # whether the network calls wrappers of its own; None: not known yet
-    cut: list[bool] = field(default_factory=list)  # for each look whether h came by
-
-    @cached_property
-    def networks(self) -> list[Any]:
-        """The MODEL's own: a guider's hooks also come by where another MODEL is asked."""
-        model = self.course.model
-        clones = model.get_additional_models_with_key("multigpu")
-        return [part.model.diffusion_model for part in (model, *clones)]
-
-    @cached_property
-    def others(self) -> Sequence[str]:
-        """Names of the guider's conditionings that another MODEL predicts, perhaps with the same network."""
-        second = getattr(self.course.guider, "uncond_model_patcher", None)  # of the host's DualModelGuider
-        same = second is None or attached(second, FEATURE) is attached(self.course.model, FEATURE)
-        return () if same else ("negative",)
-
-    @cached_property
-    def progress(self) -> Sequence[float]:
-        """Of the schedule's noise levels."""
-        return [self.course.progress_of(sigma) for sigma in self.course.sigmas if sigma > 0]
-
-    def fits(self, halves: Halves, rows: int) -> bool:
-        """Whether there is memory for a decoder half in float32 with so many rows."""
-        share = torch.float32.itemsize / halves.h.element_size()  # the host reckons in the network's precision
-        needed = self.course.model.model.memory_required([int(rows * share), *halves.plain.shape[1:]])
-        return bool(needed * MARGIN < mm.get_free_memory(halves.h.device))
-
-    def place(self, options: Options, x: Tensor) -> Place:
-        sigma = self.course.level(options["sigmas"])
-        steps = steps_of_a_whole_run(self.progress, max(0, self.course.index(sigma))) if self.progress else 1.0
-        names = names_of(options, self.course.guider.conds)
-        return Place(sigma, self.course.progress_of(sigma), steps, views_of(options, x), names)
-
-    def reading(self, level: Tensor) -> Reading:
-        """Of the network's output: whatever it predicts, its `sampling` is asked."""
-        sampling = self.course.sampling
-        one, zero = level.new_ones(1, 1, 1, 1), level.new_zeros(1, 1, 1, 1)
-        a, b = sampling.calculate_denoised(level, zero, one), sampling.calculate_denoised(level, one, zero)
-        return a, b, sampling.calculate_input(level, one)
-
-    def halves(
-        self, network: Any, evaluate: Evaluate, x: Tensor, options: Options, args: Sequence[Any], kwargs: Options
-    ) -> Halves | Tensor:
-        """Of one evaluation; the output alone where a step cache kept the network from running.
-
-        Raises ValueError where a transformer never shows what is behind its blocks.
-        """
-        if self.block is None:
-            return halves_of(network, evaluate, options, kwargs)
-        found = stream_halves(network, self.block, evaluate, options, x, [*args, *kwargs.values()])
-        self.cut.append(isinstance(found, Halves))
-        if not any(self.cut):
-            raise ValueError(
-                f"HSpace Edit: {type(network).__name__} doesn't show what is behind its block {self.block}, so there "
-                "is nothing to edit; use another model, or a guide"
-            )
-        return found
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
@@ -233,12 +160,6 @@ def _parts(options: Options) -> list[Hashable]:
     """A name for each prediction of a batch that is the same at every step."""
     rows = options.get("cond_or_uncond", [0])
     return list(zip(rows, options.get("uuids") or rows, strict=True))
-
-
-def clean_reading(level: Tensor) -> Reading:
-    """Of an output that is the prediction of x0."""
-    one = level.new_ones(1, 1, 1, 1)
-    return torch.zeros_like(one), one, one
 
 
 def _prediction(

@@ -11,14 +11,14 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....guidance.hspace import principal
-from ....guidance.weight import Weight
-from ..inversion import inversion_sigmas, inverted
-from ..model import owner_of
-from ..sampling import sampled
-from .edit import BOTH, Application, Edit, direction_edit
-from .record import Means, recording
-from .run import applied
+from .....guidance.hspace import principal
+from .....guidance.weight import Weight
+from ...inversion import inversion_sigmas, inverted
+from ...model import owner_of
+from ...sampling import sampled
+from ..edit import BOTH, Application, Edit, direction_edit
+from ..record import Means, recording
+from ..run import applied
 
 SHEET = (-2.0, -1.0, 0.0, 1.0, 2.0)  # strengths of a contact sheet
 AT_ONCE = 8

@@ -16,12 +16,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....guidance.hspace import brought_about, longest_window
-from ....guidance.weight import Weight
-from ..model import blocks_of
-from ..sampling import sampled
-from .edit import BOTH, Application, Edit
-from .run import applied
+from .....guidance.hspace import brought_about, longest_window
+from .....guidance.weight import Weight
+from ...model import blocks_of
+from ...sampling import sampled
+from ..edit import BOTH, Application, Edit
+from ..run import applied
 
 LEVELS = 6  # noise levels that are looked at, each in the middle of an equal part of the run
 SAMPLES = 4  # pictures that the blocks are tried on

@@ -12,10 +12,10 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ....models.saving import replace_file
-from ....models.state_dict import read
-from ....models.training_files import joined, load_optimizer, optimizer_tensors, parted
-from ..errors import noticed
+from .....models.saving import replace_file
+from .....models.state_dict import read
+from .....models.training_files import joined, load_optimizer, optimizer_tensors, parted
+from ...errors import noticed
 
 LOOKED_AT = 64  # numbers of each weight
 

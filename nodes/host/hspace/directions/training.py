@@ -13,21 +13,21 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ....guidance.hspace import BUCKETS, asymmetric_step, at_progress
-from ....guidance.hspace_training import LOSSES, directional, reconstruction, text_direction
-from ....guidance.views import look
-from ....models.asyrp.network import DeltaConfig, delta_block
-from ....models.ddpm.network import DDPM
-from ..gradients import attention, differentiable
-from ..guides.encoder import Encoder
-from ..inversion import invert_latent
-from ..model import is_flow, owner_of, progress_function
-from ..pictures import Decoder
-from ..pixel_model import PixelNetwork, clamp
-from ..sampling import sampled
-from .edit import BOTH, Edit, Place, Prediction, direction_edit, network_edit, network_of
+from .....guidance.hspace import BUCKETS, asymmetric_step, at_progress
+from .....guidance.hspace_training import LOSSES, directional, reconstruction, text_direction
+from .....guidance.views import look
+from .....models.asyrp.network import DeltaConfig, delta_block
+from .....models.ddpm.network import DDPM
+from ...gradients import attention, differentiable
+from ...guides.encoder import Encoder
+from ...inversion import invert_latent
+from ...model import is_flow, owner_of, progress_function
+from ...pictures import Decoder
+from ...pixel_model import PixelNetwork, clamp
+from ...sampling import sampled
+from ..edit import BOTH, Edit, Place, Prediction, direction_edit, network_edit, network_of
+from ..run import applied
 from .resume import StateFile, UnfittingError, digest, packed, take_up, weights_of
-from .run import applied
 
 ONE, BY_LEVEL, BLOCK = "one direction", "a direction by noise level", "delta block"
 FORMS = (ONE, BY_LEVEL, BLOCK)

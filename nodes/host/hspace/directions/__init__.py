@@ -1,0 +1,1 @@
+"""Directions of h found by looking, and by training."""
