@@ -108,7 +108,9 @@ def comfyui(version: str | None) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         if not clone(version, part):
             if version in GITHUB_ONLY:
-                sys.exit(f"--host {version}: GitHub does not answer, and nothing else has it; put that ComfyUI into {folder}")
+                sys.exit(
+                    f"--host {version}: GitHub does not answer, and nothing else has it; put that ComfyUI into {folder}"
+                )
             unpack(version, part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)

@@ -47,7 +47,7 @@ def clip_vision_model(config):
 
 
 def reads_the_width_of_a_vae():
-    """Whether the host takes small VAEs: from 0.24. Before, it builds a decoder of 128 channels whatever the file has."""
+    """Whether the host takes small VAEs: from 0.24. Before, a decoder has 128 channels whatever the file says."""
     import inspect
 
     import comfy.sd
