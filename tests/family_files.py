@@ -9,12 +9,13 @@ import json
 import torch
 from families.build import fill
 from families.configs import FLUX2, WAN
+from hosts import reads_the_width_of_a_vae
 from safetensors.torch import save_file
 
 KLEIN = FLUX2 | {"hidden_size": 128, "num_heads": 1, "axes_dim": [32] * 4, "mlp_ratio": 3.0, "guidance_embed": False}
 WAN_5B = WAN | {"in_dim": 48, "out_dim": 48}
 TOLD = ("num_heads", "freq_dim", "text_dim", "text_len")  # of Wan's numbers, which no shape tells
-LEVELS = {"ch": 32, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "out_ch": 3, "in_channels": 3}
+LEVELS = {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "out_ch": 3, "in_channels": 3}
 TOWERS = {"stable_diffusion": "SmallCLIP", "pixart": "SmallT5"}  # by the type of Load CLIP: `stand_ins`
 TOWERS |= dict.fromkeys(("lumina2", "flux2", "wan"), "SmallCLIP")  # as wide as the texts of the small models
 MODELS = {"z_image_turbo_bf16.safetensors": "SmallZImage"}  # whose loader takes files of full width alone
@@ -46,7 +47,8 @@ def decoder(channels):
     """The decoder half of a VAE; workflows that encode nothing do without the other."""
     from comfy.ldm.modules.diffusionmodules.model import Decoder
 
-    return torch.nn.ModuleDict({"decoder": Decoder(**LEVELS, resolution=256, z_channels=channels)})
+    width = 32 if reads_the_width_of_a_vae() else 128
+    return torch.nn.ModuleDict({"decoder": Decoder(**LEVELS, ch=width, resolution=256, z_channels=channels)})
 
 
 def put(path, network, told=None, more=None):

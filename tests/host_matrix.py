@@ -10,7 +10,8 @@ RECORD, PAGE = Path(__file__).with_name("hosts.json"), ROOT / "docs" / "hosts.md
 HEAD = """# ComfyUI versions
 
 The oldest is what `requires-comfyui` in `pyproject.toml` says. Numbers of tests, each row written by a test run; what
-was not run is not counted.
+was not run is not counted. Versions up to 0.30 ran with the packages that 0.30.0 asks for, later ones with those that
+they ask for themselves (frontend, comfy-kitchen, comfy-aimdo).
 
 | ComfyUI | tests run | passed | failed | skipped |
 | --- | --- | --- | --- | --- |
@@ -20,7 +21,8 @@ A row is written by, for instance,
 
     GUIDANCE_RECORD_HOST="one case of each test" python dev.py --host 0.18 test --cases 1
 
-For a version that `dev.py` doesn't know, `COMFYUI_PATH` names its folder.
+`--host 0.33` needs GitHub, the others PyPI or GitHub. For a version that `dev.py` doesn't know, `COMFYUI_PATH` names
+its folder.
 """
 DIFFERENCES = """
 ## What older versions do another way
@@ -30,6 +32,7 @@ DIFFERENCES = """
   lost in rounding. The log says so, once. This pack's own models don't mind.
 - Before 0.24 there is no Dual Model CFG Guider, before 0.27 no node that multiplies a CONDITIONING: nothing of this
   pack needs them.
+- Before 0.24 the host has no CogVideoX, and takes VAEs of its own width alone (no small Flux.2 decoder).
 """
 LACKS = "\n## What was skipped, and why\n\n"
 

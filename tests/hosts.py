@@ -44,3 +44,12 @@ def clip_vision_model(config):
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config))
         return comfy.clip_vision.ClipVisionModel(str(path))
+
+
+def reads_the_width_of_a_vae():
+    """Whether the host takes small VAEs: from 0.24. Before, a decoder has 128 channels whatever the file says."""
+    import inspect
+
+    import comfy.sd
+
+    return "decoder_ch" in inspect.getsource(comfy.sd.VAE)

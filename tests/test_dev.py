@@ -22,11 +22,48 @@ def dev(monkeypatch, tmp_path):
 
 def test_a_version_may_be_shortened(dev):
     assert dev.version_of("0.24") == "0.24.0" and dev.version_of("0.16.3") == "0.16.3"
+    assert dev.version_of("0.33") == "0.33.0" != dev.NEWEST
 
 
 def test_an_unknown_version_names_the_known_ones(dev):
-    with pytest.raises(SystemExit, match=r"known are 0\.30\.0"):
+    with pytest.raises(SystemExit, match=r"known are 0\.33\.0, 0\.30\.0"):
         dev.version_of("0.2")
+
+
+@pytest.fixture
+def keys(dev, monkeypatch):
+    """(its host, the host whose requirements it gets) of each command, where all hosts lie in the cache."""
+    for version in ("0.33.0", "0.30.0", "0.24.0"):
+        folder = dev.cache() / f"ComfyUI-{version}"
+        folder.mkdir(parents=True)
+        (folder / "main.py").touch()
+    found = []
+
+    def command(version, arguments):
+        found.append((dev.comfyui(version).name, dev.comfyui(None).name))
+        return 0
+
+    monkeypatch.setitem(dev.COMMANDS, "test", command)
+    monkeypatch.setenv("COMFYUI_PATH", "")  # put back behind the test
+    return found
+
+
+def test_a_newer_host_runs_with_its_own_requirements_and_an_older_one_with_those_of_the_newest_archive(dev, keys):
+    for version in ("0.24", "0.33"):
+        assert dev.main(["--host", version, "test"]) == 0
+    assert keys == [("ComfyUI-0.24.0", "ComfyUI-0.30.0"), ("ComfyUI-0.33.0", "ComfyUI-0.33.0")]
+
+
+def test_without_github_a_host_that_has_no_archive_is_missed_in_one_sentence(dev, monkeypatch):
+    monkeypatch.setattr(dev, "clone", lambda version, folder: False)
+    with pytest.raises(SystemExit, match=r"^--host 0\.33\.0: GitHub does not answer.*ComfyUI-0\.33\.0$"):
+        dev.main(["--host", "0.33", "test"])
+
+
+def test_without_github_a_host_with_an_archive_is_unpacked(dev, monkeypatch):
+    monkeypatch.setattr(dev, "clone", lambda version, folder: False)
+    monkeypatch.setattr(dev, "unpack", lambda version, folder: folder.mkdir())
+    assert dev.comfyui("0.30.0").name == "ComfyUI-0.30.0" and dev.comfyui("0.30.0").is_dir()
 
 
 def test_comfyui_path_goes_first(dev, monkeypatch, tmp_path):
@@ -142,3 +179,11 @@ def test_the_page_of_hosts_is_written_from_what_was_recorded():
     known = json.loads(RECORD.read_text("utf-8"))
     assert PAGE.read_text("utf-8") == page(known), "record a run anew; the page says how"
     assert all(found["failed"] == 0 and found["passed"] for found in known.values())
+
+
+def test_hosts_stand_on_their_page_from_newest_to_oldest():
+    from host_matrix import page
+
+    found = {"run": "all tests", "passed": 1, "failed": 0, "skipped": {}}
+    written = page(dict.fromkeys(("0.9.1", "0.30.0", "0.33.0"), found)).splitlines()
+    assert [line.split()[1] for line in written if "| all" in line] == ["0.33.0", "0.30.0", "0.9.1"]

@@ -87,16 +87,23 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 class _NormalTensors(TorchFunctionMode):
-    """Copies stand in for inference tensors that meet a graph: what patches of other nodes hold, LoRAs as layers."""
+    """Copies stand in for inference tensors that meet a graph: what patches of other nodes hold, LoRAs as layers.
+
+    A result that goes to `out=`, which autograd refuses, is written there in place, which it knows.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.is_grad_enabled():
-            tensors = list(_tensors((*args, *kwargs.values())))
-            mixed = any(t.requires_grad for t in tensors) and any(t.is_inference() for t in tensors)
-            if mixed and not (_writes(func, kwargs) and tensors[0].is_inference()):
-                args, kwargs = tree_map(_normal, (args, kwargs))
-        return func(*args, **kwargs)
+        tensors = list(_tensors((*args, *kwargs.values()))) if torch.is_grad_enabled() else []
+        if not any(t.requires_grad for t in tensors):
+            return func(*args, **kwargs)
+        out = kwargs.get("out")
+        if isinstance(out, Tensor):
+            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        if any(t.is_inference() for t in tensors) and not (_writes(func) and tensors[0].is_inference()):
+            args, kwargs = tree_map(_normal, (args, kwargs))
+        found = func(*args, **kwargs)
+        return out.copy_(found) if isinstance(out, Tensor) else found
 
 
 def _tensors(parts: Iterable[Any]) -> Iterator[Tensor]:
@@ -108,11 +115,10 @@ def _tensors(parts: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
+def _writes(func: Any) -> bool:
     """Whether a function changes its first tensor: writing into a copy would be lost, autograd's error is better."""
     name = getattr(func, "__name__", "")
-    inplace = name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
-    return inplace or kwargs.get("out") is not None
+    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
 def _normal(leaf: Any) -> Any:

@@ -41,9 +41,9 @@ def built(name, **more):
     import comfy.model_patcher
 
     family = FAMILIES[name]
-    numbers = family.config | more
     kind = hosts_own("comfy.supported_models", name)
     with torch.inference_mode():
+        numbers = taken(name, family.config) | more
         config = kind({**kind.unet_config, **numbers})
         config.unet_config.update(numbers)  # over what the class fixes
         config.set_inference_dtype(torch.float32, None)
@@ -53,6 +53,16 @@ def built(name, **more):
         model = comfy.model_patcher.CoreModelPatcher(network, load_device=cpu, offload_device=cpu)
         shapes = family.shapes or (sample_shape(family, model),)
         return Built(model, shapes, conditions(family, shapes[0]))
+
+
+def taken(name, config):
+    """Numbers without a switch that is off, and that hosts before 0.24 have not."""
+    if name != "ChromaRadiance":
+        return config
+    from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
+
+    late = {"use_sequential_txt_ids"} - set(ChromaRadianceParams.__dataclass_fields__)
+    return {key: value for key, value in config.items() if key not in late}
 
 
 def sample_shape(family, model):

@@ -242,6 +242,11 @@ def camera(shape, seed):
     return {"camera_conditions": noise(1, 6 * 4, shape[2], shape[3] * 8, shape[4] * 8)}
 
 
+def posed(shape, seed):
+    """The frames whose poses are followed: all but the first, which is a picture of who moves."""
+    return {"pose_video_latent": noise(1, shape[1], shape[2] - 1, *shape[3:])}
+
+
 def restored(shape, seed):
     return {"condition": noise(shape[0], 17, *shape[2:])}
 

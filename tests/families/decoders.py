@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from .table import FAMILIES
+from .table import FAMILIES, known
 
 FILES = {  # where the host's tiny decoders are published
     "taesd_decoder": "https://github.com/madebyollin/taesd",
@@ -25,9 +25,9 @@ def formats():
     import comfy.supported_models
 
     found = {}
-    for name, family in FAMILIES.items():
+    for name in known():
         kind = getattr(comfy.supported_models, name).latent_format
-        found.setdefault(kind, []).append(family.names)
+        found.setdefault(kind, []).append(FAMILIES[name].names)
     return found
 
 

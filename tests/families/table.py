@@ -33,6 +33,7 @@ from .configs import (
     at_time,
     camera,
     noise,
+    posed,
     restored,
     scattered,
     two_texts,
@@ -216,6 +217,7 @@ FAMILIES = {
     "WAN22_Camera": wan("Wan 2.2 Fun Camera", camera, model_type="camera_2.2", in_dim=36),
     "WAN22_S2V": wan("Wan 2.2 S2V", model_type="s2v", audio_inject_layers=[0], audio_dim=32, cond_dim=16),
     "WAN21_HuMo": wan("HuMo", model_type="humo"),
+    "WAN_Animate2": wan("Wan-Animate 2", posed, model_type="animate2", in_dim=36),
     "WAN22_Animate": wan("Wan 2.2 Animate", model_type="animate", in_dim=36),
     "WAN21_FlowRVS": wan("FlowRVS"),
     "WAN21_SCAIL": wan("SCAIL", model_type="scail", in_dim=20),
@@ -298,6 +300,14 @@ FAMILIES = {
     "CogVideoX_T2V": Family("CogVideoX text to video", COG),
 }
 
+
+def known():
+    """The names of those families that this ComfyUI has."""
+    import comfy.supported_models
+
+    return [name for name in FAMILIES if hasattr(comfy.supported_models, name)]
+
+
 AUDIO = "draws sound: a guide looks at pictures"
 MESH = "draws shapes in space, as a list of tokens: a guide looks at pictures"
 LOOKS = "looks at pictures and draws none: nothing is sampled"
@@ -306,6 +316,7 @@ NOT_BUILT = {
     "StableAudio": AUDIO,
     "ACEStep": AUDIO,
     "ACEStep15": AUDIO,
+    "MiniMaxMusic3": AUDIO,
     "Hunyuan3Dv2mini": MESH,
     "Hunyuan3Dv2": MESH,
     "Hunyuan3Dv2_1": MESH,

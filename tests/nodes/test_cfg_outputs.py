@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cfg_sampling import class_models, combiner, condition, guided, ksampler, patch, start, unclamped
+from hosts import hosts_own
 
 from pack.guidance.cfg import Branch, Mix, combine
 from pack.guidance.cfg_branches import MagnitudeAware
@@ -29,9 +30,8 @@ def models(pack_nodes):
 
 def sampling_of(kind, data=1.0):
     """The host's parametrisation of that name, on its usual schedule."""
-    import comfy.model_sampling as host
-
-    sampling = type("Sampling", (getattr(host, KINDS[kind]), getattr(host, kind)), {})()
+    schedule, prediction = (hosts_own("comfy.model_sampling", name) for name in (KINDS[kind], kind))
+    sampling = type("Sampling", (schedule, prediction), {})()
     sampling.sigma_data = data
     return sampling
 

@@ -58,6 +58,6 @@ def test_a_patch_acts_on_such_a_model_or_is_refused_in_words(scene, patch):
 @pytest.mark.parametrize("patch", ["Apply Guides, at denoised", "CFG Patch, APG", "HSpace Edit, symmetric"])
 def test_two_samplers_in_a_row_are_one_run(scene, family, patch, chain):
     if family in DRAWN and patch.startswith("Apply Guides"):
-        pytest.skip("its weights are drawn")
+        pytest.skip("guides are tried on trained weights, and those of this model are drawn")
     found = verdict(partial(in_chain, scene, patch, chain))
     assert found.kind == WORKS, found.words
