@@ -1,4 +1,4 @@
-"""Arithmetic of h-space: Asyrp's update, norms, ranges of progress, mixes, principal components, and what directions do."""
+"""Arithmetic of h-space: Asyrp's update, norms, ranges of progress, mixes, components, and what directions do."""
 
 import math
 

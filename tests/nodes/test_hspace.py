@@ -70,7 +70,7 @@ def test_a_model_without_a_bottleneck_is_refused_in_words(host, edit):
     model = host.model.clone()
     model.model = torch.nn.Module()
     model.model.diffusion_model = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="h is the bottleneck of a U-Net.*is a Linear.*input 'model'"):
+    with pytest.raises(ValueError, match="h-space is the bottleneck of a U-Net.*is a Linear.*input 'model'"):
         edit(model, host.direction)
 
 

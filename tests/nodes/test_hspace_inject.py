@@ -191,4 +191,4 @@ def test_what_injection_needs_is_said_in_words(host, pixels, inject, execute):
     model = host.model.clone()
     model.model = torch.nn.Module()
     model.model.diffusion_model = torch.nn.Linear(1, 1)
-    refused(lambda: inject(host, model=model), "input 'model'", "h is the bottleneck of a U-Net")
+    refused(lambda: inject(host, model=model), "input 'model'", "h-space is the bottleneck of a U-Net")

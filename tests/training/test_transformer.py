@@ -27,9 +27,7 @@ def started(script, images, path, resume=None):
     torch.manual_seed(0)
     recipe = loop.Recipe(images=images, batch=4, warmup=1, flat=1 - 1e-9)
     run = loop.Run(script.Flow(script.host_network()), recipe, "cpu", script.METADATA)
-    given = argparse.Namespace(
-        out=path, resume=resume, device="cpu", compile=False, minutes=math.inf, commit="test"
-    )
+    given = argparse.Namespace(out=path, resume=resume, device="cpu", compile=False, minutes=math.inf, commit="test")
     loop.train(run, script.FlowLoss("cpu"), given)
     return run
 
