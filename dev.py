@@ -8,7 +8,7 @@
                                             --examples: those of api_examples, each in an environment of its own
     python dev.py serve [host arguments]    ComfyUI with the pack, until Ctrl-C
     python dev.py bench NAME                measures; JSON on the last line
-    python dev.py train NAME [arguments]    unet, text_unet, unclip_prior, unclip_decoder, clip, diffae, judge...
+    python dev.py train NAME [arguments]    unet, text_unet, unclip_prior, transformer, clip, diffae, judge...
     python dev.py check [--fix]             format, lint, types
     python dev.py convert FILE [OUT]        a PyTorch file that is refused for its code -> safetensors; none of it runs
     python dev.py workflow NAME             its template in example_workflows, from API form, note and picture;
@@ -303,11 +303,12 @@ def train(version: str | None, arguments: list[str]) -> int:
     if not arguments:
         sys.exit(
             "train NAME: unet, hspace_unet, classifier, clip, matching, scorer, text_unet, text_upsampler, "
-            "unclip_prior, unclip_decoder, semantic_start, diffae, latent_prior, judge"
+            "unclip_prior, unclip_decoder, transformer, semantic_start, diffae, latent_prior, judge"
         )
     name = "bench.judge.train" if arguments[0] == "judge" else f"training.{arguments[0]}"
     pairs = zip(["", *arguments[1:]], arguments[1:], strict=False)
-    return module(name, *(str(Path(part).absolute()) if before in PATHS else part for before, part in pairs))
+    given = (str(Path(part).absolute()) if before in PATHS else part for before, part in pairs)
+    return module(name, *given, host=comfyui(version))
 
 
 def convert(version: str | None, arguments: list[str]) -> int:

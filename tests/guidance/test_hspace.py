@@ -1,7 +1,8 @@
-"""Arithmetic of h-space: Asyrp's update, norms, ranges of progress, mixes and principal components."""
+"""Arithmetic of h-space: Asyrp's update, norms, ranges of progress, mixes, components, and what directions do."""
 
 import math
 
+import pytest
 import torch
 
 from pack.guidance.hspace import (
@@ -10,8 +11,10 @@ from pack.guidance.hspace import (
     asymmetric_step,
     at_progress,
     at_size,
+    brought_about,
     calibration_shift,
     combined,
+    longest_window,
     mixed,
     principal,
     several_factor,
@@ -210,3 +213,51 @@ def test_another_bottleneck_is_brought_to_size_and_type():
     assert torch.equal(at_size(h, h), h)
     stretched = at_size(h, torch.zeros(1, 8, 8, 6))
     assert stretched.shape == (2, 8, 8, 6) and stretched.dtype == torch.float32
+
+
+# What a direction does to predictions
+
+
+def test_the_share_of_a_wanted_change_is_1_for_all_0_for_none_and_below_0_for_the_way_back():
+    wanted = drawn(4, 2, 3, 4, 4)
+    parts = torch.tensor([1.0, 0.0, -1.0, 0.5], dtype=torch.float64)
+    shares = brought_about(parts.view(-1, 1, 1, 1, 1) * wanted, wanted, directed=True)
+    torch.testing.assert_close(torch.tensor(shares), 1 - (1 - parts.float()) ** 2, rtol=0, atol=1e-6)
+
+
+def test_a_change_across_the_wanted_one_counts_against_it_by_its_square():
+    wanted, across = drawn(1, 6), drawn(1, 6, seed=1)
+    across = across - (across * wanted).sum() / wanted.square().sum() * wanted
+    across = 0.3 * across * wanted.norm() / across.norm()
+    (share,) = brought_about(wanted + across, wanted, directed=True)
+    assert abs(share - (1 - 0.3**2)) < 1e-6
+
+
+def test_without_a_wanted_change_what_counts_is_its_length_by_that_of_the_predictions_whatever_its_direction():
+    predictions, other = drawn(3, 2, 8), drawn(3, 2, 8, seed=1)
+    other = other / other.flatten(1).norm(dim=1).view(-1, 1, 1) * predictions.flatten(1).norm(dim=1).view(-1, 1, 1)
+    factors = torch.tensor([0.0, 0.25, 2.0], dtype=torch.float64)
+    found = brought_about(factors.view(-1, 1, 1) * other, predictions, directed=False)
+    torch.testing.assert_close(torch.tensor(found), factors.float(), rtol=0, atol=1e-6)
+
+
+def test_levels_are_compared_each_by_itself():
+    change, wanted = drawn(3, 2, 5), drawn(3, 2, 5, seed=1)
+    together = brought_about(change, wanted, directed=True)
+    assert together == [brought_about(change[k : k + 1], wanted[k : k + 1], directed=True)[0] for k in range(3)]
+
+
+@pytest.mark.parametrize(
+    "does, window",
+    [
+        ([0.0, 0.0, 1.0, 0.0], (0.5, 0.75)),  # the strongest alone
+        ([0.5, 0.6, 1.0, 0.49], (0.0, 0.75)),  # half as much still counts, less doesn't
+        ([1.0, 0.1, 0.9, 0.9], (0.0, 0.25)),  # what is cut off from the strongest is left out
+        ([0.7, 0.8, 0.9, 1.0], (0.0, 1.0)),
+        ([-2.0, 0.1, 0.06, -0.3], (0.25, 0.75)),  # leading away is less than nothing
+        ([0.0, 0.0, 0.0, 0.0], (0.0, 1.0)),
+        ([-0.2, -0.1, -0.3, -0.4], (0.0, 1.0)),
+    ],
+)
+def test_the_window_is_the_stretch_around_the_strongest_part_that_does_half_as_much(does, window):
+    assert longest_window(does) == window
