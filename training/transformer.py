@@ -41,7 +41,7 @@ CONFIG = {
 }
 METADATA = {"config": json.dumps({"transformer": CONFIG}), "text_encoder": "scenes_clip", "image_size": "32"}
 SHIPPED = "models/demo/diffusion_models/scenes_transformer.safetensors"
-RECIPE = Recipe(images=520_000, batch=32, learning_rate=1.5e-3, seed=50)
+RECIPE = Recipe(images=1_180_000, batch=32, learning_rate=1.5e-3, flat=0.68, seed=50)
 
 
 def host_network() -> Any:
