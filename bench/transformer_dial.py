@@ -18,13 +18,13 @@ from torch import Tensor
 
 from . import made_with
 from .host_server import PACK
-from .hspace import PARTS, SAMPLES, STRENGTHS, Readings, sheet
+from .hspace import PARTS, SAMPLES, Readings, sheet
 from .pack import Pack, ksampler
 
 RESULT = PACK / "bench" / "results" / "transformer_dial.json"
 SHAPE, SEED, STEPS, LEARNED_ON, SHIFT = (48, 1, 8, 8), 880_017, 20, 32, 2.0
-UNIT = 2.0  # what strength 1 is, as a strength of Discover HSpace's contrast
 DIALS = {"red": "a red shape", "star": "a star", "black background": "a shape on a black background"}
+UNITS = {"red": 2.0, "star": 2.0, "black background": 0.5}  # what strength 1 is, as a strength of Discover's contrast
 WINDOW = {"start_percent": 0.0, "end_percent": 0.5}
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
         dial: edit if report["block"] == model.block else model.direction(dial, model.block)[0]
         for dial, (edit, report) in tried.items()
     }
-    deltas = {dial: UNIT * edit.tensors["delta_h"] for dial, edit in edits.items()}
+    deltas = {dial: UNITS[dial] * edit.tensors["delta_h"] for dial, edit in edits.items()}
     noise = torch.randn(SAMPLES, *SHAPE, generator=torch.Generator().manual_seed(SEED))
     readings = Readings(model, noise)
     picture = RESULT.with_suffix(".png")
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
     for part, measure in PARTS.items():
         if part not in found:
             found[part] = measure(readings, deltas)
-            RESULT.write_text(json.dumps({**found, "strengths": STRENGTHS}, indent=1) + "\n", "utf-8")
+            RESULT.write_text(json.dumps({**found, "strength 1": UNITS}, indent=1) + "\n", "utf-8")
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
     print(json.dumps(found))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.configs import FLUX, MMDIT
 
 pytestmark = pytest.mark.host
 
@@ -21,37 +22,11 @@ UNET = {
     "use_spatial_transformer": True,
     "legacy": False,
 }
-MMDIT = {
-    "in_channels": 16,
-    "depth": 1,
-    "num_blocks": 2,
-    "input_size": None,
-    "adm_in_channels": 16,
-    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 16, "out_features": 64}},
-    "pos_embed_max_size": 16,
-    "num_patches": 256,
-    "qk_norm": "rms",
-    "x_block_self_attn_layers": [0],
+KINDS = {
+    "SD15": ({**UNET, "transformer_depth_output": [1] * 4}, 2.0),
+    "SD3": (MMDIT, 0.6),
+    "Flux": (FLUX | {"image_model": "flux"}, 0.6),
 }
-FLUX = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "vec_in_dim": 16,
-    "context_in_dim": 16,
-    "hidden_size": 64,
-    "mlp_ratio": 2.0,
-    "num_heads": 2,
-    "depth": 1,
-    "depth_single_blocks": 1,
-    "axes_dim": [8, 12, 12],
-    "theta": 10000,
-    "patch_size": 2,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "txt_ids_dims": [],
-}
-KINDS = {"SD15": ({**UNET, "transformer_depth_output": [1] * 4}, 2.0), "SD3": (MMDIT, 0.6), "Flux": (FLUX, 0.6)}
 WEIGHT = 10.0
 
 
