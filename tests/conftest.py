@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter):
     """GUIDANCE_RECORD_HOST says what was run; the page of hosts says what came of it."""
     if what := os.environ.get("GUIDANCE_RECORD_HOST"):
-        record(terminalreporter.stats, host_folder(), what)
+        record(terminalreporter.stats, host_folder(), what, again=bool(terminalreporter.config.getoption("lf")))
 
 
 def load_package(name, folder):

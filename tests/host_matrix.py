@@ -21,6 +21,8 @@ A row is written by, for instance,
 
     GUIDANCE_RECORD_HOST="one case of each test" python dev.py --host 0.18 test --cases 1
 
+and completed, once what failed is mended, by the same command with `--lf`.
+
 `--host 0.33` needs GitHub, the others PyPI or GitHub. For a version that `dev.py` doesn't know, `COMFYUI_PATH` names
 its folder.
 """
@@ -51,15 +53,19 @@ def version(folder):
     return re.search(r'__version__ = "(.+?)"', (folder / "comfyui_version.py").read_text("utf-8"))[1]
 
 
-def record(stats, host, what):
-    """Adds what a run found on a host, and writes the page anew. `stats`: of pytest's terminal reporter."""
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in stats.get("skipped", []))
+def record(stats, host, what, again=False):
+    """Adds what a run found on a host, and writes the page anew. `stats`: of pytest's terminal reporter.
+
+    `again`: it was of the last run's failures alone, on mended code, and completes that run's row.
+    """
     known = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    before = known.get(version(host), {}) if again else {}
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in stats.get("skipped", []))
     known[version(host)] = {
         "run": what,
-        "passed": len(stats.get("passed", [])),
+        "passed": len(stats.get("passed", [])) + before.get("passed", 0),
         "failed": len(stats.get("failed", [])) + len(stats.get("error", [])),
-        "skipped": dict(sorted(reasons.items())),
+        "skipped": dict(sorted((reasons + Counter(before.get("skipped", {}))).items())),
     }
     RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
     PAGE.write_text(page(known), "utf-8")

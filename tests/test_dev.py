@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -187,3 +188,20 @@ def test_hosts_stand_on_their_page_from_newest_to_oldest():
     found = {"run": "all tests", "passed": 1, "failed": 0, "skipped": {}}
     written = page(dict.fromkeys(("0.9.1", "0.30.0", "0.33.0"), found)).splitlines()
     assert [line.split()[1] for line in written if "| all" in line] == ["0.33.0", "0.30.0", "0.9.1"]
+
+
+def test_failures_that_are_mended_complete_the_row_of_the_run_that_found_them(tmp_path, monkeypatch):
+    import json
+
+    import host_matrix
+
+    monkeypatch.setattr(host_matrix, "RECORD", tmp_path / "hosts.json")
+    monkeypatch.setattr(host_matrix, "PAGE", tmp_path / "hosts.md")
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.9.1"')
+    skipped = SimpleNamespace(longrepr=("file", 1, "Skipped: no sound"))
+    host_matrix.record({"passed": [1] * 5, "failed": [1, 1], "skipped": [skipped]}, tmp_path, "all tests")
+    host_matrix.record({"passed": [1], "skipped": [skipped]}, tmp_path, "all tests", again=True)
+    (found,) = json.loads((tmp_path / "hosts.json").read_text()).values()
+    assert found == {"run": "all tests", "passed": 6, "failed": 0, "skipped": {"no sound": 2}}
+    host_matrix.record({"passed": [1] * 7}, tmp_path, "all tests")
+    assert json.loads((tmp_path / "hosts.json").read_text())["0.9.1"]["passed"] == 7
