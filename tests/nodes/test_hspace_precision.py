@@ -70,12 +70,12 @@ def passes_and_prediction(model, host):
 
 def test_decoder_halves_of_half_precision_run_together_and_alone_where_memory_is_short(host, edit, monkeypatch):
     """CFG's two predictions are one batch, so an evaluation is one pass, and one more for its differences or two."""
-    from pack.nodes.host.hspace import run
+    from pack.nodes.host.hspace import edited_run
 
     needs_the_middle()
     model = edit(in_precision(torch.bfloat16), 0.2 * host.direction)
     together, found = passes_and_prediction(model, host)
-    monkeypatch.setattr(run, "MARGIN", 1e9)  # of memory
+    monkeypatch.setattr(edited_run, "MARGIN", 1e9)  # of memory
     alone, again = passes_and_prediction(model, host)
     assert (together, alone) == (2, 3)
     assert off(found, again) < 1e-4

@@ -30,4 +30,17 @@ def test_models_on_a_disk_that_cannot_be_written_are_no_error(files, tmp_path, m
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
     files.register_folders()
-    assert set(folder_paths.folder_names_and_paths) == {f"guidance_{kind}" for kind in files.KINDS}
+    own = {f"guidance_{kind}" for kind in files.KINDS}
+    assert set(folder_paths.folder_names_and_paths) == own | {"diffusion_models"}
+
+
+def test_the_small_transformer_stands_in_the_hosts_own_list_behind_the_users_folders(files, tmp_path, monkeypatch):
+    import folder_paths
+
+    mine = tmp_path / "diffusion_models"
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {"diffusion_models": ([str(mine)], {".safetensors"})})
+    files.register_folders()
+    folders, _ = folder_paths.folder_names_and_paths["diffusion_models"]
+    assert folders == [str(mine), str(files.SHIPPED / "diffusion_models")]
+    assert (files.SHIPPED / "diffusion_models" / "scenes_transformer.safetensors").is_file()
