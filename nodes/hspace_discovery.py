@@ -15,6 +15,7 @@ from .host.errors import GuidanceNode, about
 from .host.hspace.directions.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
 from .host.hspace.directions.sensitivity import SAMPLES, sensitivity
 from .host.hspace.edit import Edit, network_of, place_of
+from .host.hspace.run import applications
 from .host.model import blocks_of, is_pixel_model, latent_shape
 from .host.pictures import require_vae, to_invert
 from .host.sampling import start_noise
@@ -105,6 +106,11 @@ class DiscoverHSpace(GuidanceNode):
         with about("model"):
             count = blocks_of(model)
             network_of(model)
+            if count and applications(model):
+                raise ValueError(
+                    "this transformer has an HSpace Edit already, and directions are found and tried at the model "
+                    "itself; connect the MODEL in front of HSpace Edit"
+                )
         with about("block"):
             place = place_of(model, block)
         with about("vae"):

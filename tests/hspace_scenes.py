@@ -119,3 +119,30 @@ def refused(call, *parts):
     for part in parts:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def windows(model, dim=0, length=2):
+    from comfy.context_windows import (
+        ContextFuseMethods,
+        ContextSchedules,
+        IndexListContextHandler,
+        get_matching_context_schedule,
+        get_matching_fuse_method,
+    )
+
+    model = model.clone()
+    model.model_options["context_handler"] = IndexListContextHandler(
+        context_schedule=get_matching_context_schedule(ContextSchedules.STATIC_STANDARD),
+        fuse_method=get_matching_fuse_method(ContextFuseMethods.FLAT),
+        context_length=length,
+        context_overlap=1,
+        dim=dim,
+    )
+    return model
+
+
+def cached(model, name):
+    from comfy_extras import nodes_easycache
+
+    node = {"EasyCache": nodes_easycache.EasyCacheNode, "LazyCache": nodes_easycache.LazyCacheNode}[name]
+    return node.execute(model, 0.9, 0.15, 0.95, False).args[0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hspace_edits import Hooked
-from hspace_scenes import looked, off, predicted, random, run
+from hspace_scenes import looked, off, predicted, random, run, windows
 
 pytestmark = pytest.mark.host
 
@@ -101,26 +101,6 @@ def test_the_content_of_a_crop_is_that_of_its_place():
     rows = content(torch.zeros(4, 1, 2, 2), Place(1.0, 0.5, 10, views))
     expected = [pictures[0, :, 2:, :2], pictures[1, :, 2:, :2], pictures[1, :, :2, 2:], pictures[0, :, :2, 2:]]
     assert torch.equal(rows, torch.stack(expected))
-
-
-def windows(model, dim=0, length=2):
-    from comfy.context_windows import (
-        ContextFuseMethods,
-        ContextSchedules,
-        IndexListContextHandler,
-        get_matching_context_schedule,
-        get_matching_fuse_method,
-    )
-
-    model = model.clone()
-    model.model_options["context_handler"] = IndexListContextHandler(
-        context_schedule=get_matching_context_schedule(ContextSchedules.STATIC_STANDARD),
-        fuse_method=get_matching_fuse_method(ContextFuseMethods.FLAT),
-        context_length=length,
-        context_overlap=1,
-        dim=dim,
-    )
-    return model
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 from hspace_edits import ALWAYS, block
-from hspace_scenes import off, random, refused, run
+from hspace_scenes import cached, off, random, refused, run
 
 from pack.guidance.samplers import CHURNING, SAMPLERS
 
@@ -206,13 +206,6 @@ def test_noise_levels_that_rise_again_are_refused_for_an_asymmetric_edit(host, e
     from hspace_scenes import predicted
 
     refused(lambda: predicted(edit(host.model, host.direction), host, levels=(5.0, 2.0, 3.0, 0.0)), "levels that fall")
-
-
-def cached(model, name):
-    from comfy_extras import nodes_easycache
-
-    node = {"EasyCache": nodes_easycache.EasyCacheNode, "LazyCache": nodes_easycache.LazyCacheNode}[name]
-    return node.execute(model, 0.9, 0.15, 0.95, False).args[0]
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])

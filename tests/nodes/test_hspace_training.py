@@ -246,7 +246,7 @@ def test_the_hosts_unet_learns_directions_and_no_delta_blocks(execute, encoder, 
     hspace, _ = execute("Guidance_TrainHSpaceDirection", **given)
     assert hspace[0].tensors["delta_h"].shape == (1, 128, 1, 1)
     assert hspace[0].tensors["delta_h"].abs().max() > 0
-    with pytest.raises(ValueError, match="SD1.5 and SDXL choose"):
+    with pytest.raises(ValueError, match="SD1.5 and SDXL, choose"):
         execute("Guidance_TrainHSpaceDirection", **{**given, "form": "delta block"})
     with pytest.raises(ValueError, match="input 'vae'"):
         execute("Guidance_TrainHSpaceDirection", **{**given, "vae": None})

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from families.build import built
-from hspace_scenes import Scene, off, predicted, random, refused, run
+from hspace_scenes import Scene, cached, off, predicted, random, refused, run, windows
 
 pytestmark = pytest.mark.host
 # Several blocks each; SD3's calls no wrapper of its own, Z-Image's and Lumina's can only be looked at behind a block.
@@ -193,19 +193,96 @@ def test_a_video_is_edited_frame_by_frame_asymmetrically_too(wan, edit):
     assert moved.isfinite().all() and (moved - plain).abs().amax((0, 1, 3, 4)).min() > 0
 
 
-def test_references_of_an_edit_model_keep_their_tokens(edit, comfy):
-    """Flux Kontext's stand behind the picture's."""
-    scene = small("Flux")
-    reference = [
-        [cond[0][0], {**cond[0][1], "reference_latents": [random(1, 16, 8, 8, seed=9)]}] for cond in (scene.positive,)
-    ]
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("family", ["Flux", "QwenImage"])
+def test_references_of_an_edit_model_keep_their_tokens(edit, comfy, family, count):
+    """They stand behind the picture's; with three of its size there are as many tokens as elements of the latent."""
+    scene = small(family)
+    ((text, told),) = scene.positive
+    references = [random(1, *scene.shape, seed=9 + k) for k in range(count)]
     model = edited(edit, scene, scene.direction, asymmetric=False, end_percent=1.0)
     with entering(scene.model, BLOCK + 1) as found:
-        predicted(model, scene, positive=reference, levels=LEVELS)
+        predicted(model, scene, positive=[[text, {**told, "reference_latents": references}]], levels=LEVELS)
     plain, changed = (max(tokens, key=lambda part: part.shape[1]) for tokens in found)
-    own = plain.shape[1] // 2
+    own = plain.shape[1] // (1 + count)
     assert torch.equal(changed[:, own:], plain[:, own:])
     assert off(changed[:, :own] - plain[:, :own], scene.direction.flatten().expand_as(plain[:, :own])) < 1e-5
+
+
+def test_what_fills_the_tokens_of_z_image_up_is_no_picture(edit, comfy):
+    """9 tokens are filled up to 12."""
+    scene = small("ZImage")
+    noise = random(1, scene.shape[0], 6, 6, seed=4)
+    model = edited(edit, scene, scene.direction, asymmetric=False, end_percent=1.0)
+    with entering(scene.model, BLOCK + 1) as found:
+        predicted(model, scene, noise=noise, levels=LEVELS)
+    (plain, *_), (changed, *_) = found
+    moved = (changed - plain).abs().amax((0, 2)) > 0
+    assert moved.nonzero().flatten().tolist() == [*range(len(moved) - 12, len(moved) - 3)]
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_windows_over_a_videos_frames_take_an_edit_that_has_places(wan, edit, asymmetric):
+    """A direction that is everywhere the same says as much as one of a single element."""
+    video, delta = random(1, wan.shape[0], 6, 8, 8, seed=4), wan.direction
+    moved = [
+        predicted(windows(edited(edit, wan, part, asymmetric=asymmetric), 2, 3), wan, noise=video, levels=LEVELS)
+        for part in (delta, delta.expand(-1, -1, 4, 4).contiguous())
+    ]
+    assert off(*moved) < 1e-5
+
+
+def test_a_step_cache_behind_an_edit_is_refused_and_in_front_of_it_works(wan, edit):
+    """Also where it skips the first look inside the window."""
+    late = {"start_percent": 0.5, "end_percent": 1.0}
+    before = Scene(cached(wan.model, "EasyCache"), wan.shape, wan.positive, wan.negative, wan.channels)
+    found = run(edited(edit, before, wan.direction, **late), wan, steps=8)
+    assert not torch.equal(found, run(before.model, wan, steps=8))
+    for given in (late, {}):
+        behind = cached(edited(edit, wan, wan.direction, **given), "EasyCache")
+        refused(lambda behind=behind: run(behind, wan, steps=8), "put EasyCache in front of HSpace Edit")
+
+
+def test_another_network_in_the_run_leaves_sd3s_edit_at_work(edit, comfy):
+    """Flux predicts the negative and calls wrappers of its own, SD3 doesn't."""
+    from comfy_extras.nodes_custom_sampler import Guider_DualModel
+
+    scene, other = small("SD3"), small("Flux")
+    model = edited(edit, scene, scene.direction, asymmetric=False, end_percent=1.0)
+
+    def looks(first, cfg):
+        guider = Guider_DualModel(first, other.model)
+        guider.set_conds(scene.positive, other.negative)
+        guider.set_cfg(cfg)
+        return both_looks(guider, scene.noise)
+
+    together = [after - before for after, before in zip(looks(model, 3.0), looks(scene.model, 3.0), strict=True)]
+    alone = [after - before for after, before in zip(looks(model, 1.0), looks(scene.model, 1.0), strict=True)]
+    assert all(off(one, 3 * two) < 1e-5 for one, two in zip(together, alone, strict=True))
+
+
+def both_looks(guider, noise):
+    """What a sampler sees at two noise levels of the same sample."""
+    import comfy.samplers
+
+    found = []
+
+    def look(model, x, sigmas, extra_args, callback, disable):
+        found.extend(model(x, sigma.expand(len(x)), **extra_args) for sigma in sigmas[:2])
+        return x
+
+    with torch.inference_mode():
+        sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.tensor(LEVELS)
+        guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+    return found
+
+
+def test_a_transformer_with_an_edit_is_not_searched(wan, edit, execute):
+    given = {"method": "pca", "positive": wan.positive, "samples": 5, "steps": 2, "size": 64, "vae": painter(wan)}
+    model = edited(edit, wan, wan.direction)
+    refused(
+        lambda: execute("Guidance_DiscoverHSpace", model=model, **given), "in front of HSpace Edit", "input 'model'"
+    )
 
 
 def test_directions_of_another_place_are_refused(scenes, wan, edit):

@@ -50,6 +50,15 @@ def test_frames_of_a_video_are_decoded_one_by_one(vae):
     assert torch.equal(video, torch.cat(frames, dim=1)) and video.shape == (2, 3, 16, 16, 3)
 
 
+def test_tiles_make_the_same_pictures(vae):
+    with torch.inference_mode():
+        latents = vae.encode(pictures(1, 64, 64)).repeat(1, 1, 3, 1, 1)
+        tiles = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2, tile_t=2, overlap_t=1)
+        assert (tiles - vae.decode(latents)).abs().max() < 1e-6 and tiles.shape == (1, 3, 64, 64, 3)
+        tiles = vae.encode_tiled(vae.decode(latents)[0, :1], tile_x=32, tile_y=32, overlap=8)
+        assert (tiles - latents[:, :, :1]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("family, words", [("SD15", "SD15's, 4 channels"), ("WAN21_T2V", "Wan21's, 16 channels")])
 def test_a_model_of_other_latents_is_refused(execute, family, words):
     model = built(family).model

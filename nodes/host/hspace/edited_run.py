@@ -87,7 +87,7 @@ class EditedRun:
         if not any(self.cut):
             raise ValueError(
                 f"HSpace Edit: {type(network).__name__} doesn't show what is behind its block {self.block}, so there "
-                "is nothing to edit; use another model, or a guide"
+                "is nothing to edit; use another model, or a guide; a step cache belongs in front of HSpace Edit"
             )
         return found
 

@@ -94,7 +94,7 @@ def views_of(options: Mapping[str, Any], x: Tensor) -> list[View]:
     batch = max(1, len(x) // len(rows))
     window = options.get("context_window")
     pictures, total = _frames(window, batch)
-    cut = window is not None and window.dim >= 2  # a window of the picture itself
+    cut = window is not None and window.dim >= x.ndim - 2  # a window of the picture itself, not of a video's frames
     areas: list[Area | None] = [None] * len(rows)
     if cut:
         areas = [UNKNOWN] * len(rows)

@@ -67,9 +67,9 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
     run: EditedRun | None = _options_in(args, kwargs).get(KEY)
     if run is None:
         return executor(x, timesteps, *args, **kwargs)
-    run.inside = True
     if executor.class_obj not in run.networks:
         return executor(x, timesteps, *args, **kwargs)
+    run.inside = True
     return _edited(run, executor, executor.class_obj, run.reading, x, timesteps, *args, **kwargs)
 
 
@@ -110,6 +110,7 @@ def _edited(
     work = [job for job in run.jobs if job.weight(place.progress)]
     if not work or place.sigma <= 0 or all(name in run.others for name in place.names):
         return executor(x, timesteps, *args, **kwargs)
+    _check_cache(run, options)
     evaluate = _evaluation(executor, x, timesteps, args, kwargs)
     halves = run.halves(network, evaluate, x, options, args, kwargs)
     if isinstance(halves, Tensor):
@@ -171,13 +172,27 @@ def _prediction(
 
 def _again(evaluate: Callable[..., Tensor], options: Options, at: Tensor) -> Tensor:
     """The network at another input. Raises ValueError where a step cache would take it for the next step."""
-    inner = list(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}))
-    if EASYCACHE in inner and inner.index(EASYCACHE) > inner.index(KEY):
+    if _is_cached_behind(options):
         raise ValueError(
             "HSpace Inject: calibration asks the network a second time in a step, which EasyCache behind it would take "
             "for the next step; put EasyCache in front of HSpace Inject, or set calibration to 0"
         )
     return evaluate({**options, VARIANCE: None}, at)
+
+
+def _check_cache(run: EditedRun, options: Options) -> None:
+    """Raises ValueError where a step cache would take a transformer's second evaluation for the next step."""
+    if run.block is not None and run.inside and _is_cached_behind(options):
+        raise ValueError(
+            "HSpace Edit: an edit asks a transformer a second time in a step, which EasyCache behind it would take for "
+            "the next step; put EasyCache in front of HSpace Edit"
+        )
+
+
+def _is_cached_behind(options: Options) -> bool:
+    """Whether EasyCache stands between the edits and the network."""
+    inner = list(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}))
+    return EASYCACHE in inner and inner.index(EASYCACHE) > inner.index(KEY)
 
 
 def _options_in(args: Sequence[Any], kwargs: dict[str, Any]) -> Options:

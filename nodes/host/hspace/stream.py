@@ -7,7 +7,7 @@ references, which go through the blocks beside them, are left as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ def stream_halves(
     if not seen:
         return plain
     tokens, replaced = seen[0]
-    grid = grid_of(network, x.shape, tokens.shape, replaced and any(map(_is_references, arguments)))
+    references = any(map(_is_references, arguments))
+    grid = grid_of(network, x.shape, tokens.shape, references, references and replaced)
     h = to_maps(tokens, grid)
 
     def decode(edited: Tensor) -> Tensor:
@@ -89,10 +90,13 @@ def _is_references(part: Any) -> bool:
     return isinstance(part, list) and any(isinstance(one, Tensor) and one.ndim >= LATENT for one in part)
 
 
-def grid_of(network: Any, sample: torch.Size, tokens: torch.Size, more: bool) -> tuple[int, int, int]:
+def grid_of(
+    network: Any, sample: torch.Size, tokens: torch.Size, references: bool, behind: bool
+) -> tuple[int, int, int]:
     """(frames, rows, columns) of the tokens [B N C] of a sample [B C (T) H W].
 
-    `more`: others may stand behind them. Raises ValueError where they can't be told.
+    `references`: others may be among them; `behind`: they stand behind those of the sample. Raises ValueError where
+    they can't be told.
     """
     name = type(network).__name__
     if len(sample) not in (4, 5) or len(tokens) != 3:
@@ -101,18 +105,24 @@ def grid_of(network: Any, sample: torch.Size, tokens: torch.Size, more: bool) ->
         )
     sizes = (1, *sample[2:]) if len(sample) == 4 else tuple(sample[2:])
     own = getattr(network, "patch_size", None)
-    patches = ([] if own is None else [_sides(own)]) + [(1, side, side) for side in PATCHES]
-    grids = [tuple(-(-size // side) for size, side in zip(sizes, patch, strict=True)) for patch in patches]
-    for frames, rows, columns in grids:
-        if frames * rows * columns == tokens[1]:
-            return frames, rows, columns
-    if more and own is not None and math.prod(grids[0]) < tokens[1]:
-        frames, rows, columns = grids[0]
-        return frames, rows, columns
+    if own is not None:
+        grid = _grid(sizes, _sides(own))
+        more = tokens[1] - math.prod(grid)
+        if 0 <= more < (getattr(network, "pad_tokens_multiple", None) or 1) or (behind and more > 0):
+            return grid
+    for side in () if references else PATCHES:  # Lens says 2, and its latents are folded already
+        grid = _grid(sizes, (1, side, side))
+        if math.prod(grid) == tokens[1]:
+            return grid
     raise ValueError(
         f"HSpace Edit: {name} has {tokens[1]} tokens for a sample of {list(sample[2:])}, and which of them are the "
         "picture's isn't known; leave out what adds tokens, such as references"
     )
+
+
+def _grid(sizes: Sequence[int], patch: Sequence[int]) -> tuple[int, int, int]:
+    frames, rows, columns = (-(-size // side) for size, side in zip(sizes, patch, strict=True))
+    return frames, rows, columns
 
 
 def _sides(patch: Any) -> tuple[int, int, int]:

@@ -50,6 +50,11 @@ class FoldedVAE(nn.Module):
         return pictures.unflatten(0, (len(bands), -1)).movedim(1, 2)
 
 
+def _as_many(frames: int) -> int:
+    """Of a video's frames its latents have."""
+    return frames
+
+
 def folded_vae(model: Any) -> comfy.sd.VAE:
     """For a video model of the host with 48 or 192 channels, such as Wan 2.2. Raises ValueError for others."""
     latent_format = model.model.latent_format
@@ -61,8 +66,9 @@ def folded_vae(model: Any) -> comfy.sd.VAE:
             f"wavelets fold a picture into 12, 48 or 192 channels of a video model, and the latents of this model are "
             f"{type(latent_format).__name__}'s, {channels} channels; use the VAE that belongs to it"
         )
-    vae = vae_around(FoldedVAE(latent_format, levels), channels, 2**levels)
+    vae: Any = vae_around(FoldedVAE(latent_format, levels), channels, 2**levels)
     vae.latent_dim, vae.not_video = 3, True
+    vae.downscale_ratio = vae.upscale_ratio = (_as_many, 2**levels, 2**levels)  # of frames, rows, columns
     return vae
 
 

@@ -176,7 +176,7 @@ class Training:
         self.recipe, self.encoder, self.conditioning = recipe, encoder, conditioning
         network = network_of(model)
         if recipe.form == BLOCK and not isinstance(network, PixelNetwork):
-            raise ValueError(f"a {BLOCK} is made for this pack's models; for SD1.5 and SDXL choose {ONE!r}")
+            raise ValueError(f"a {BLOCK} is made for this pack's models; for others, as SD1.5 and SDXL, choose {ONE!r}")
         self.delta_text = text_direction(encoder.text(recipe.source_text), encoder.text(recipe.target_text))
         self.decoder = Decoder(model, vae)
         self.trained = TrainedEdit(recipe, network)
