@@ -176,6 +176,24 @@ def test_half_precision_asks_for_the_difference_in_float32(edit, dtype, error):
     assert off(*moves) < error
 
 
+def test_a_network_without_wrappers_says_once_that_its_edit_rounds_in_half_precision(edit, caplog):
+    """SD3 is edited around the model's call, which the host casts to its precision."""
+    from pack.nodes.host.hspace import stream
+
+    stream._say_that_it_rounds.cache_clear()
+    scene = small("SD3")
+    predicted(edited(edit, scene, scene.direction), scene, levels=LEVELS)
+    assert "lost in rounding" not in caplog.text
+    with torch.inference_mode():
+        scene.model.model.diffusion_model.to(torch.bfloat16)
+    scene.model.model.diffusion_model.dtype = torch.bfloat16
+    scene.model.model.model_config.set_inference_dtype(torch.bfloat16, None)
+    scene.model.model.manual_cast_dtype = None
+    for _ in range(2):
+        predicted(edited(edit, scene, scene.direction), scene, levels=LEVELS)
+    assert sum("lost in rounding" in record.message for record in caplog.records) == 1
+
+
 def test_every_frame_of_a_video_gets_the_direction(wan, edit):
     video = random(1, wan.shape[0], 3, *wan.shape[-2:], seed=4)
     model = edited(edit, wan, wan.direction, asymmetric=False, end_percent=1.0)

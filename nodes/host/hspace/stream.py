@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import noticed
 from .halves import Evaluate, Halves, Options, casting
 
 BLOCK = "double_block"  # the host's name of a block that patches may replace, and of patches behind a block
@@ -47,11 +49,21 @@ def stream_halves(
         changed = torch.cat([to_tokens(edited, grid), tokens[:, math.prod(grid) :].to(edited)], dim=1)
         there = _with(options, block, lambda old, _: changed.to(old))
         if edited.dtype == plain.dtype or edited.dtype != torch.float32:
+            if edited.dtype != tokens.dtype:
+                _say_that_it_rounds(type(network).__name__)
             return evaluate(there)
         with casting(network):
             return evaluate(there, x.float())
 
     return Halves(plain, h, h.new_zeros(len(h), 1), decode, most=1, frames=grid[0])
+
+
+@cache
+def _say_that_it_rounds(name: str) -> None:
+    noticed(
+        f"HSpace Edit: {name} calls no wrapper of its own, so its edit stays in half precision, and a small asymmetric "
+        "edit is lost in rounding; --force-fp32 is exact, or set asymmetric to false"
+    )
 
 
 def _with(options: Options, block: int, change: Change) -> Options:
