@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from families.build import built
+from hosts import hosts_own
 from hspace_scenes import Scene, cached, off, predicted, random, refused, run, windows
 
 pytestmark = pytest.mark.host
@@ -263,13 +264,13 @@ def test_a_step_cache_behind_an_edit_is_refused_and_in_front_of_it_works(wan, ed
 
 def test_another_network_in_the_run_leaves_sd3s_edit_at_work(edit, comfy):
     """Flux predicts the negative and calls wrappers of its own, SD3 doesn't."""
-    from comfy_extras.nodes_custom_sampler import Guider_DualModel
+    kind = hosts_own("comfy_extras.nodes_custom_sampler", "Guider_DualModel")
 
     scene, other = small("SD3"), small("Flux")
     model = edited(edit, scene, scene.direction, asymmetric=False, end_percent=1.0)
 
     def looks(first, cfg):
-        guider = Guider_DualModel(first, other.model)
+        guider = kind(first, other.model)
         guider.set_conds(scene.positive, other.negative)
         guider.set_cfg(cfg)
         return both_looks(guider, scene.noise)
