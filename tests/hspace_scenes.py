@@ -146,3 +146,29 @@ def cached(model, name):
 
     node = {"EasyCache": nodes_easycache.EasyCacheNode, "LazyCache": nodes_easycache.LazyCacheNode}[name]
     return node.execute(model, 0.9, 0.15, 0.95, False).args[0]
+
+
+def painter(scene):
+    from families.trials import Painter
+
+    from pack.nodes.host.pictures import vae_around
+
+    return vae_around(Painter(scene.shape[0], 8), scene.shape[0], 8)
+
+
+def streams_at_levels(scene, noise, block):
+    """{sigma: h} under the positive condition at the pictures that blocks are tried on."""
+    import comfy.samplers
+
+    from pack.nodes.host.hspace.directions.sensitivity import LEVELS, Looks
+    from pack.nodes.host.hspace.record import recording
+    from pack.nodes.host.sampling import sampled
+
+    found = {}
+    guider = comfy.samplers.CFGGuider(recording(scene.model, lambda h, place: found.update({place.sigma: h}), block))
+    guider.inner_set_conds({"positive": scene.positive})
+    sampling = scene.model.get_model_object("model_sampling")
+    sigmas = [float(sampling.percent_to_sigma((level + 0.5) / LEVELS)) for level in range(LEVELS)]
+    clean = sampled(scene.model, scene.negative, noise, 2)
+    guider.sample(noise, clean, Looks(), torch.tensor([*sigmas, 0.0]), disable_pbar=True, seed=0)
+    return found

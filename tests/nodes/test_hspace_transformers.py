@@ -6,7 +6,7 @@ import pytest
 import torch
 from families.build import built
 from hosts import hosts_own
-from hspace_scenes import Scene, cached, off, predicted, random, refused, run, windows
+from hspace_scenes import Scene, cached, off, painter, predicted, random, refused, run, streams_at_levels, windows
 
 pytestmark = pytest.mark.host
 # Several blocks each; SD3's calls no wrapper of its own, Z-Image's and Lumina's can only be looked at behind a block.
@@ -319,14 +319,6 @@ def test_a_block_that_is_not_there_is_named(wan, execute):
     refused(lambda: execute("Guidance_DiscoverHSpace", **given, block=3, vae=painter(wan)), "block 3", "0 to 2")
 
 
-def painter(scene):
-    from families.trials import Painter
-
-    from pack.nodes.host.pictures import vae_around
-
-    return vae_around(Painter(scene.shape[0], 8), scene.shape[0], 8)
-
-
 def test_a_contrast_is_the_mean_difference_of_the_stream_at_the_same_pictures(wan, execute):
     """In the first range of the run, where the first step lies: of both conditions at the same noise."""
     given = {"positive": wan.positive, "negative": wan.negative, "samples": 2, "seed": 7, "steps": 6, "size": 64}
@@ -395,21 +387,3 @@ def test_what_leads_to_the_stream_of_the_condition_behind_the_last_block_does_al
         found = sensitivity(wan.model, wan.negative, wan.positive, noise, 2, find)
     assert found.block == last and found.window == (0.0, 1.0)
     assert all(abs(share - 1) < 1e-4 for share in found.shares[last])
-
-
-def streams_at_levels(scene, noise, block):
-    """{sigma: h} under the positive condition at the pictures that blocks are tried on."""
-    import comfy.samplers
-
-    from pack.nodes.host.hspace.directions.sensitivity import LEVELS, Looks
-    from pack.nodes.host.hspace.record import recording
-    from pack.nodes.host.sampling import sampled
-
-    found = {}
-    guider = comfy.samplers.CFGGuider(recording(scene.model, lambda h, place: found.update({place.sigma: h}), block))
-    guider.inner_set_conds({"positive": scene.positive})
-    sampling = scene.model.get_model_object("model_sampling")
-    sigmas = [float(sampling.percent_to_sigma((level + 0.5) / LEVELS)) for level in range(LEVELS)]
-    clean = sampled(scene.model, scene.negative, noise, 2)
-    guider.sample(noise, clean, Looks(), torch.tensor([*sigmas, 0.0]), disable_pbar=True, seed=0)
-    return found
