@@ -79,6 +79,30 @@ def direction(networks, channels):
     return networks.execute("Guidance_LoadHSpaceDirection", direction_name=f"drawn_{channels}.safetensors")[0]
 
 
+def in_blocks(networks, **options):
+    """HSpace Edit behind a block of a transformer, under CFG."""
+    from pack.nodes.host.hspace.edit import direction_edit
+
+    hspace = [direction_edit(seeded(1, 80, 1, 1, seed=2), name="drawn", block=1)]
+    given = {"model": networks.transformer, "hspace": hspace, **ALWAYS, **options}
+    return sampled(networks, networks.execute("Guidance_HSpaceEdit", **given)[0], *tokens(networks), cfg=3.0)
+
+
+def tokens(networks):
+    """(a red shape, no text) for the pack's transformer."""
+    given = {"model": networks.transformer, "clip": networks.encoder}
+    return [networks.execute("Guidance_TextConditioning", text=text, **given)[0] for text in ("a red shape", "")]
+
+
+def found_block(networks):
+    """A direction in the block that recorded sensitivity names."""
+    positive, negative = tokens(networks)
+    (vae,) = networks.execute("Guidance_WaveletVAE", model=networks.transformer)
+    given = {"model": networks.transformer, "positive": positive, "negative": negative, "vae": vae, "block": -1}
+    given |= {"samples": 2, "steps": 2, "method": "contrast", "size": SIDE}
+    return delta_h(networks.execute("Guidance_DiscoverHSpace", **given)[0])
+
+
 def discovered(networks, name, **options):
     given = {"positive": networks.label("star"), "negative": networks.label(), "samples": 2, "steps": 2}
     given["method"] = "contrast"
@@ -260,6 +284,8 @@ FEATURES = {
     "Image-Sentence Match": matched,
     "HSpace Edit, symmetric": lambda n: edited(n, False),
     "HSpace Edit, asymmetric": lambda n: edited(n, True),
+    "HSpace Edit, transformer, symmetric": lambda n: in_blocks(n, asymmetric=False),
+    "HSpace Edit, transformer, asymmetric": in_blocks,
     "HSpace Inject": lambda n: injected(n, n.load("hspace"), {}),
     "HSpace Inject, host U-Net and VAE": lambda n: injected(
         n, n.unet, on_unet(n), conditioning=n.words(), vae=n.unet_vae
@@ -269,6 +295,7 @@ FEATURES = {
     "Discover HSpace: pictures": lambda n: delta_h(
         discovered(n, "hspace", positive_images=pictures(2, 5), negative_images=pictures(2, 6))
     ),
+    "Discover HSpace, transformer": found_block,
     "Train HSpace Direction": lambda n: trained(n, n.load("hspace")),
     # |P~ - P| of `keep` has its kink where training begins: its gradient there is the sign of P~'s rounding
     "Train HSpace Direction, pictures": lambda n: trained(n, n.load("hspace"), images=pictures(), keep=0.0),

@@ -25,7 +25,8 @@ def sampled(networks, model, positive=None, negative=None, cfg=1.0, sampler="eul
     positive, negative = positive or networks.label("star"), negative or networks.label()
     latents = model.model.latent_format
     side = 8 if latents.latent_channels == 4 else SIDE // latents.spacial_downscale_ratio
-    noise = seeded(size, latents.latent_channels, side, side, seed=1)
+    one_frame = [1] * (latents.latent_dimensions - 2)
+    noise = seeded(size, latents.latent_channels, *one_frame, side, side, seed=1)
     options = {"seed": 1, "disable_pbar": True, "sigmas": networks.levels}
     with torch.inference_mode():
         empty = torch.zeros_like(noise)
@@ -147,6 +148,13 @@ class Networks:
         model = comfy.model_base.BaseModel(config, device=offload)
         filled(model.diffusion_model, size=0.05).requires_grad_(False)
         return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+    @cached_property
+    def transformer(self):
+        """MODEL of the pack's own transformer: a class of the host, loaded by the host's node."""
+        import nodes
+
+        return nodes.UNETLoader().load_unet("scenes_transformer.safetensors", "default")[0]
 
     @cached_property
     def unet_vae(self):
