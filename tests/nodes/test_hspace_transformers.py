@@ -9,6 +9,8 @@ from hspace_scenes import Scene, cached, off, painter, predicted, random, refuse
 from hspace_transformers import BLOCK, LEVELS, SMALL, direction, edited, small
 
 pytestmark = pytest.mark.host
+
+
 @pytest.fixture(scope="module", params=SMALL)
 def scene(request, comfy):
     return small(request.param)

@@ -263,6 +263,8 @@ def test_the_classifiers_graph_is_freed_at_every_step(eps_model, execute, pack_n
     def loop(predict, x, sigmas, noise, gradient, on_step):
         def count(index, x, denoised, sigma):
             on_step(index, x, denoised, sigma)
+            if index not in (5, 50):
+                return
             gc.collect()
             tensors = [entry for entry in gc.get_objects() if isinstance(entry, torch.Tensor)]
             alive[index] = (len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
