@@ -1,9 +1,9 @@
-"""A direction behind a transformer's block, under every guider of the host, in runs that are cut in two, with LoRA."""
+"""A direction behind a transformer's block, under every guider of the host, in runs that are cut in two, with LoRA, with Edit Guard."""
 
 import pytest
 import torch
 from host_guiders import host_guiders
-from hspace_scenes import looked, off, predicted, random
+from hspace_scenes import looked, off, predicted, random, run
 from hspace_transformers import BLOCK, LEVELS, SMALL, direction, edited, small
 
 pytestmark = pytest.mark.host
@@ -105,3 +105,21 @@ def test_lora_weights_and_an_edit_are_both_at_work(wan, edit):
     assert off(found, expected) < 1e-5
     moved = edited(edit, wan, wan.direction, asymmetric=False, end_percent=1.0)
     assert off(predicted(moved, wan, cfg=3.0, levels=LEVELS), expected) > 1e-4
+
+
+def test_edit_guard_in_front_or_behind_holds_the_source_and_the_edit_moves_the_rest(wan, edit, execute):
+    source, mask = random(1, *wan.shape, seed=9), torch.zeros(1, 8, 8)
+    mask[:, :, :4] = 1
+
+    def guarded(model):
+        given = {"source": {"samples": source}, "hold": "all", "mask": mask}
+        return execute("Guidance_EditGuard", model=model, **given)[0]
+
+    def move(model):
+        return edit(model, direction(wan.direction), end_percent=1.0)
+
+    plain = run(guarded(wan.model), wan, cfg=3.0)
+    found = run(move(guarded(wan.model)), wan, cfg=3.0)
+    assert torch.equal(run(guarded(move(wan.model)), wan, cfg=3.0), found)
+    assert off(found[..., 4:], source[..., 4:].expand_as(found[..., 4:])) < 1e-6
+    assert off(found[..., :4], plain[..., :4]) > 0.01
