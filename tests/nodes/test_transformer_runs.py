@@ -1,4 +1,4 @@
-"""A direction behind a transformer's block, under every guider of the host, in runs that are cut in two, with LoRA, with Edit Guard."""
+"""A direction behind a transformer's block: under guiders, in runs cut in two, beside LoRA and Edit Guard."""
 
 import pytest
 import torch
