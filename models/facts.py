@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .schedule import BETAS
 
-LIMITS = {"training_steps": (1, 10000), "image_size": (1, 4096)}
+LIMITS = {"training_steps": (50, 10000), "image_size": (1, 4096)}
 SPACES, PREDICTIONS = ("pixels", "haar", "latent f4", "latent f8"), ("eps", "flow")
 ENLARGING = ("bilinear", "bilinear corners", "bicubic")
+STRONGEST = 1e30  # of a guide, by far: that of styles has 2e9
 LONGEST_NAME = 300  # letters of a class's name; ImageNet's have up to 120
 JSON_FACTS = ("class_names", "class_groups")
 WORDS = {int: "a whole number", list: "a list", dict: "an object of JSON"}
@@ -89,8 +89,8 @@ class Facts:
         sizes = all(type(size) is int and size > 0 for size in groups) and sum(groups) == classes
         _check(not groups or sizes, "class_groups", "no list of sizes", f"they are those of {classes} classes together")
         scales = self.guide_scales.values()
-        finite = all(isinstance(scale, int | float) and math.isfinite(scale) for scale in scales)
-        _check(finite, "guide_scales", "no list of scales", "each is a finite number")
+        finite = all(type(scale) in (int, float) and abs(scale) <= STRONGEST for scale in scales)
+        _check(finite, "guide_scales", "no list of scales", f"each is a number of at most {STRONGEST:.0e}")
 
 
 def _check(holds: bool, name: str, found: Any, possible: str) -> None:
@@ -108,7 +108,7 @@ def of_json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
         raise ValueError(f"its {key} is JSON that is nested too deep") from error
     except ValueError as error:
         raise ValueError(f"its {key} is no JSON ({error})") from error
-    _check(isinstance(found, kind), key, "something else", f"{WORDS[kind]} is needed")
+    _check(type(found) is kind, key, "something else", f"{WORDS[kind]} is needed")
     return found
 
 
@@ -123,8 +123,8 @@ def stated(read: Facts, metadata: Mapping[str, str], classes: int) -> Facts:
     if "guide_scales" in metadata:
         found["guide_scales"] = of_json(metadata, "guide_scales", dict)
     facts = replace(read, **found)
-    names = len(facts.class_names)
-    _check(names <= classes, "class_names", f"a list of {names}", f"the network has {classes} classes")
+    names, real = len(facts.class_names), classes - (facts.no_class is not None)
+    _check(names in (0, real, classes), "class_names", f"a list of {names}", f"the network has {classes} classes")
     known = facts.no_class is None or 0 <= facts.no_class < classes
     _check(known, "no_class", facts.no_class, f"the network has {classes} classes, the first is 0")
     return facts

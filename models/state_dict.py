@@ -305,8 +305,21 @@ def _check_finite(state: StateDict, name: str) -> None:
 
 
 def _is_finite(numbers: Tensor) -> bool:
-    numbers = numbers if numbers.dtype == torch.float64 else numbers.float()
-    return bool(torch.stack(numbers.aminmax()).isfinite().all())
+    """In float32, which networks are loaded in: beyond it float64 has numbers that become infinite there."""
+    return bool(torch.stack(numbers.float().aminmax()).isfinite().all())
+
+
+def statistics(state: StateDict, keys: tuple[str, str], width: int, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [width] of codes, in float32, under two keys. Raises CheckpointError for what is neither."""
+    for key in keys:
+        found = state.get(key, torch.empty(0))
+        if found.numel() != width or not found.is_floating_point():
+            came = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}" if key in state else "nothing"
+            raise CheckpointError(f"{name} has {came} as {key}; {width} floating-point numbers are needed")
+    mean, deviation = (state[key].flatten().float().clone() for key in keys)
+    if not bool((deviation > 0).all()):
+        raise CheckpointError(f"{name} has numbers in {keys[1]} that are not above 0, and a deviation is")
+    return mean, deviation
 
 
 def averaged_weights(state: Mapping[str, ValueT]) -> dict[str, ValueT]:

@@ -100,7 +100,7 @@ class ScaleSheet(GuidanceNode):
         cls, images: list[Tensor], value: list[float], seed: list[int], setting: list[str], scale: list[int]
     ) -> io.NodeOutput:
         with about("images"):
-            if not len(images) == len(value) == len(seed):
+            if not 0 < len(images) == len(value) == len(seed):
                 raise ValueError(
                     f"one picture or batch for each pair of Scale Values is needed, and {len(images)} came for "
                     f"{len(value)}; connect value and seed of the same Scale Values"

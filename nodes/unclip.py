@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..guidance.embeddings import BLENDS
+from ..models.prior import own_statistics, statistics_at
 from ..models.registry import PRIOR, load_checkpoint
 from . import sockets
 from .host.errors import GuidanceNode, about
@@ -60,17 +61,19 @@ class LoadPrior(GuidanceNode):
     def run(cls, prior_name: str, statistics_name: str = NONE) -> io.NodeOutput:
         with about("prior_name"):
             checkpoint = load_checkpoint(locate("priors", prior_name), PRIOR)
+            statistics = own_statistics(checkpoint)
         with about("statistics_name"):
             path = None if statistics_name == NONE else locate("priors", statistics_name)
-            return io.NodeOutput(load_prior(checkpoint, path))
+            return io.NodeOutput(load_prior(checkpoint, statistics or statistics_at(path, checkpoint)))
 
     @classmethod
     def validate_inputs(cls, prior_name: str | None = None) -> bool | str:
         return usable("priors", prior_name, PRIOR)
 
     @classmethod
-    def fingerprint_inputs(cls, prior_name: str, **_: Any) -> float:
-        return Path(locate("priors", prior_name)).stat().st_mtime
+    def fingerprint_inputs(cls, prior_name: str, statistics_name: str = NONE) -> list[float]:
+        names = [name for name in (prior_name, statistics_name) if name != NONE]
+        return [Path(locate("priors", name)).stat().st_mtime for name in names]
 
 
 class UnclipPrior(GuidanceNode):

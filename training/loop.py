@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from models.facts import of_json
 from models.saving import replace_file
 from models.state_dict import CheckpointError, read
-from models.training_files import joined, load_optimizer, optimizer_tensors, parted
+from models.training_files import joined, load_optimizer, load_weights, optimizer_tensors, parted
 
 from . import average, processes
 from .graph import captures
@@ -101,6 +101,12 @@ def arguments(
     parser.add_argument("--ema", type=float, default=recipe.ema)
     more(parser)
     given = parser.parse_args()
+    if not 1 <= given.batch <= given.count:
+        parser.error(
+            f"--count {given.count} and --batch {given.batch}: give a batch of 1 or more, and no smaller count"
+        )
+    if not given.minutes > 0:
+        parser.error(f"--minutes {given.minutes}: give a length above 0")
     if not 0 <= given.flat < 1:
         parser.error(f"--flat {given.flat}: give a share of the run below 1, so that the learning rate can fall to 0")
     changed = {key: getattr(given, key) for key in ("batch", "seed", "learning_rate", "flat", "ema")}
@@ -139,18 +145,18 @@ class Run:
                 self._start_from(tensors, of_json(record, "training", dict))
         except KeyError as error:
             raise CheckpointError(f"{path.name} is no file of a training run: it has no {error}") from error
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(f"{path.name} doesn't fit this training run: {error}") from error
 
     def _start_from(self, tensors: dict[str, Tensor], training: dict[str, Any]) -> None:
         own = self.network.state_dict()  # a file may hold more beside the network
         self.ema = {key: average.wide(value) for key, value in tensors.items() if key in own}
-        self.network.load_state_dict(self.ema)
+        load_weights(self.network, self.ema)
         self.earlier_images = whole(training["images"])
 
     def _go_on(self, parts: dict[str, dict[str, Tensor]], progress: dict[str, Any]) -> None:
         for part in ("ema", "network"):  # the average has the network's shapes
-            self.network.load_state_dict(parts[part])
+            load_weights(self.network, parts[part])
         self.ema = parts["ema"]
         load_optimizer(self.optimizer, parts["optimizer"])
         self.step, self.earlier_images = whole(progress["step"]), whole(progress["earlier_images"])

@@ -11,7 +11,7 @@ import torch
 from ..adm import levels_of, longest_attention_run, unet_blocks_a_level
 from ..adm.public import heads_of
 from ..architecture import Architecture, Checkpoint, Facts, tuples
-from ..state_dict import StateDict, count
+from ..state_dict import StateDict, count, statistics
 from .network import DiffAEConfig, DiffusionAutoencoder, LatentConfig, SemanticCodec
 
 ATTENTION_RESOLUTION = 16  # of every public file
@@ -75,6 +75,13 @@ def decoder_of(checkpoint: Checkpoint) -> Checkpoint:
     state = {key: value for key, value in checkpoint.state.items() if not key.startswith(CODEC)}
     config = replace(checkpoint.config, encoder_mult=(), latent=None)
     return replace(checkpoint, config=config, state=state)
+
+
+def statistics_of(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and deviation [D] of z_sem, of files that hold them. Raises CheckpointError for those of other codes."""
+    if not any(key in checkpoint.beside for key in STATISTICS):
+        return None
+    return statistics(checkpoint.beside, STATISTICS, checkpoint.config.semantic, checkpoint.name)
 
 
 def codec_of(checkpoint: Checkpoint) -> SemanticCodec:

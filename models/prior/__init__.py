@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..architecture import Architecture, Checkpoint, Facts, tuples
-from ..state_dict import CheckpointError, StateDict, count, read
+from ..state_dict import CheckpointError, StateDict, count, read, statistics
 from .network import AFTER, DiffusersPrior, KarloPrior, PriorConfig
 
 STATISTICS = ("clip_mean", "clip_std")  # [1 D], of CLIP's embeddings of the training's pictures
@@ -46,29 +45,27 @@ def usual_clamp(checkpoint: Checkpoint) -> float:
     return 5.0 if checkpoint.architecture.id == DIFFUSERS.id and checkpoint.config.clip_width == 768 else 10.0
 
 
-def statistics_of(checkpoint: Checkpoint, path: str | Path | None) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [D] of CLIP's embeddings: of the file itself, else of the one at `path`.
+def own_statistics(checkpoint: Checkpoint) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation [D] of CLIP's embeddings, of files that hold them. Raises CheckpointError for unfit ones."""
+    if any(key not in checkpoint.state for key in STATISTICS):
+        return None
+    return statistics(checkpoint.state, STATISTICS, checkpoint.config.clip_width, checkpoint.name)
 
-    Raises CheckpointError where there are none, or of another width.
-    """
+
+def statistics_at(path: str | Path | None, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
+    """The same of another file. Raises CheckpointError where there are none, or of another width."""
     width = checkpoint.config.clip_width
-    if all(key in checkpoint.state for key in STATISTICS):
-        found = {key: checkpoint.state[key] for key in STATISTICS}
-    elif path is None:
+    if path is None:
         raise CheckpointError(
             f"{checkpoint.name} holds no statistics of CLIP's embeddings, and the prior can't do without; choose "
             "ViT-L-14_stats.th, which Karlo publishes beside it, as statistics"
         )
-    else:
-        found = read(path)[0]
+    found = read(path)[0]
     pair = next((keys for keys in (STATISTICS, TUPLE, ("mean", "std")) if all(key in found for key in keys)), None)
     if pair is None or any(found[key].numel() != width for key in pair):
         shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in list(found.items())[:4])
         raise CheckpointError(f"the statistics of a prior are a mean and a deviation of {width} numbers; {shapes} came")
-    mean, std = (found[key].flatten().float() for key in pair)
-    if not bool(torch.all(std > 0)):
-        raise CheckpointError("the statistics' deviations are not all above 0; choose the prior's own statistics")
-    return mean, std
+    return statistics(found, pair, width, Path(path).name)
 
 
 KARLO: Architecture[PriorConfig] = Architecture(

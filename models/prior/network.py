@@ -30,10 +30,6 @@ class PriorConfig:
     clip_width: int  # of CLIP's embeddings, and of the states of its text tower
     context: int = 77
 
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"its width is {self.width}, which {self.heads} heads can't share")
-
 
 class Prior(nn.Module, ABC):
     """Normalised embeddings x_t [B D], t [B], a text -> x0 [B D]."""
@@ -43,6 +39,8 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, config: PriorConfig, operations: Any, attention: Attention, factory: dict[str, Any]):
         super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"its width is {config.width}, which {config.heads} heads can't share")
         self.config = config
         self.layers = TextLayers(operations, attention, factory)
         positions = torch.randn(1, config.context + AFTER, config.width, **factory) * 0.01

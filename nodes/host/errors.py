@@ -65,25 +65,28 @@ def refusal(check: Callable[..., Any], *values: Any) -> bool | str:
     return True
 
 
-def check_values(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "") -> None:
-    """Every number is finite and within the limits of its widget, every choice one of its list. Raises InputError.
+def check_values(inputs: Sequence[Any], values: Mapping[str, Any], within: str = "", lists: bool = False) -> None:
+    """Every number is finite and within the limits of its widget, every choice one of its list, every text one.
 
-    The host checks those that are typed, and NaN passes; a linked one it doesn't look at.
+    The host checks those that are typed, and NaN passes; a linked one it doesn't look at. `lists`: of a node that takes
+    whole lists. Raises InputError.
     """
     for entry in inputs:
         name, value = f"{within}{entry.id}", values.get(entry.id)
         if entry.id not in values:
             continue
         with about(name):
-            for one in value if isinstance(value, list) else [value]:  # a node that takes whole lists
+            for one in value if lists and isinstance(value, list) else [value]:
                 _check_value(entry, name, one)
         if isinstance(value, Mapping):
-            check_values(_inputs_within(entry, value), value, f"{name}.")
+            check_values(_inputs_within(entry, value), value, f"{name}.", lists)
 
 
 def _check_value(entry: Any, name: str, value: Any) -> None:
     if isinstance(entry, io.Int.Input | io.Float.Input):
         _check_number(entry, value)
+    elif isinstance(entry, io.String.Input) and not isinstance(value, str):
+        raise ValueError(f"a text is needed, and {type(value).__name__} came")
     elif isinstance(entry, io.Combo.Input) and not name.endswith(FILE):
         _check_choice(value, entry.options)
     elif isinstance(entry, io.DynamicCombo.Input):
@@ -124,7 +127,7 @@ class GuidanceNode(io.ComfyNode):
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         schema = cls.SCHEMA or cls.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
         try:
-            check_values(schema.inputs, inputs)
+            check_values(schema.inputs, inputs, lists=bool(schema.is_input_list))
             return cls.run(**inputs)
         except ValueError as error:
             node = schema.display_name

@@ -23,7 +23,7 @@ from ...models.diffae.attributes import CELEBA
 from ...models.messages import plain
 from ...models.registry import HOMES, HSPACE, SEMANTIC, check_file, check_use_as, uses_of_file
 from ...models.saving import new_file
-from ...models.state_dict import CheckpointError, ForeignError, StateDict, read
+from ...models.state_dict import CheckpointError, ForeignError, StateDict, read, statistics
 from .hspace.edit import DIRECTION, Edit, direction_edit, network_edit
 from .semantic.direction import Direction
 
@@ -206,26 +206,36 @@ def load_edits(path: str, train_steps: int) -> list[Edit]:
     if own:
         known = {key: metadata.get(key, "") for key in ("name", "model", "fingerprint")}
         known["strength"] = stated(metadata, "strength", 1.0, (-STRENGTH, STRENGTH), name)
-        known["block"] = int(stated(metadata, "block", 0, (0, BLOCKS), name)) if "block" in metadata else None
+        known["block"] = int(stated(metadata, "block", 0, (0, BLOCKS), name, int)) if "block" in metadata else None
     if own and metadata.get("form") == DIRECTION:
         if "delta_h" not in state or state["delta_h"].ndim != 4:
             raise CheckpointError(f"{name} says it is a direction, but delta_h [n C h w] is missing")
         return [direction_edit(weights(state, "delta_h", name), **known)]
     if own:
-        train_steps = int(stated(metadata, "trained_steps", train_steps, (0, STEPS), name))
+        train_steps = int(stated(metadata, "trained_steps", train_steps, (0, STEPS), name, int))
     with torch.inference_mode(False):
         blocks = read_blocks(state, name)
     return [network_edit(block, trained_steps=train_steps or None, **known) for block in blocks]
 
 
-def stated(metadata: Mapping[str, str], key: str, usual: float, limits: tuple[float, float], name: str) -> float:
-    """A number that a file's metadata states, within limits. Raises CheckpointError."""
+def stated(
+    metadata: Mapping[str, str],
+    key: str,
+    usual: float,
+    limits: tuple[float, float],
+    name: str,
+    kind: type[float] = float,
+) -> float:
+    """A number that a file's metadata states, within limits; `kind` int: a whole one. Raises CheckpointError."""
     try:
-        found = float(metadata.get(key, usual))
+        found = kind(metadata.get(key, usual))
     except ValueError:
         found = math.nan
     if not limits[0] <= found <= limits[1]:
-        raise CheckpointError(f"{name} says its {key} is {metadata[key]}; {limits[0]} to {limits[1]} are possible")
+        whole = "whole numbers " * (kind is int)
+        raise CheckpointError(
+            f"{name} says its {key} is {metadata[key]!r}; {whole}from {limits[0]:.7g} to {limits[1]:.7g} are possible"
+        )
     return found
 
 
@@ -260,7 +270,7 @@ def load_direction(path: str, attribute: str) -> Direction:
     if metadata.get("kind") == SEMANTIC and "weight" in state:
         weight = weights(state, "weight", name).flatten()
         bias = float(weights(state, "bias", name, (1,))) if "bias" in state else 0.0
-        mean, std = (weights(state, key, name, weight.shape) if key in state else None for key in ("mean", "std"))
+        mean, std = _statistics(state, ("mean", "std"), weight, name)
         known = {key: metadata.get(key, "") for key in ("name", "method", "fingerprint", "owner")}
         return Direction(Linear(weight, bias), mean=mean, std=std, **known)
     if "classifier.weight" not in state:
@@ -274,6 +284,15 @@ def load_direction(path: str, attribute: str) -> Direction:
     if attribute not in CELEBA:
         raise CheckpointError(f"{name} has no attribute {attribute!r}; choose one of its {len(CELEBA)}")
     bias = weights(state, "classifier.bias", name, (len(CELEBA),))
-    row, codes = CELEBA.index(attribute), (1, weight.shape[1])
-    mean, std = (weights(state, key, name, codes).flatten() if key in state else None for key in STATISTICS)
+    row = CELEBA.index(attribute)
+    mean, std = _statistics(state, STATISTICS, weight[row], name)
     return Direction(Linear(weight[row], float(bias[row])), attribute, "published classifier", mean, std)
+
+
+def _statistics(
+    state: StateDict, keys: tuple[str, str], weight: Tensor, name: str
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Mean and deviation of the codes beside a direction, where the file has them. Raises CheckpointError."""
+    if not weight.any():
+        raise CheckpointError(f"{name} holds a direction of nothing but 0, which leads nowhere; find it anew")
+    return statistics(state, keys, len(weight), name) if any(key in state for key in keys) else (None, None)

@@ -231,6 +231,8 @@ PROGRESS = (
     '{"step": 1e99, "seconds": 0, "earlier_images": 0}',
     '{"step": 1, "seconds": NaN, "earlier_images": 0}',
     '{"step": 1, "seconds": -5, "earlier_images": 0}',
+    '{"step": 1, "seconds": 1' + "0" * 400 + ', "earlier_images": 0}',
+    '{"step": true, "seconds": 0, "earlier_images": 0}',
     '{"step": 1, "seconds": 0}',
     "[1, 2]",
     "7",
@@ -240,6 +242,24 @@ PROGRESS = (
 )
 
 
+def run(progress='{"step": 0, "seconds": 0, "earlier_images": 0}', number=lambda value: value, **slots):
+    """The state of a run of one layer, as training writes it, with other slots of its optimiser, or other numbers."""
+    weights = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    state = {f"{part}/{key}": number(value) for part in ("network", "ema") for key, value in weights.items()}
+    for index, weight in enumerate(weights.values()):
+        usual = {"step": torch.ones(()), "exp_avg": weight, "exp_avg_sq": weight}
+        state |= {f"optimizer/{index}/{slot}": value for slot, value in (slots or usual).items()}
+    return content(save({key: value.clone() for key, value in state.items()}, {"progress": progress}))
+
+
+SLOTS = {
+    "evil": {"evil": torch.ones(())},
+    "a step alone": {"step": torch.ones(())},
+    "a mean of one number": {"step": torch.ones(()), "exp_avg": torch.ones(()), "exp_avg_sq": torch.ones(())},
+    "a momentum": {"momentum_buffer": torch.ones(())},
+}
+
+
 def resumes() -> list[Case]:
     one = torch.ones(2)
     names = ("network/weight", "network", "ema/weight", "optimizer/0/exp_avg", "optimizer/x/y", "/", "a/b/c/d", "")
@@ -247,6 +267,9 @@ def resumes() -> list[Case]:
         Case(f"resume: a part {name!r}", content(save({name: one}, {"progress": PROGRESS[0]})), RESUME)
         for name in names
     ]
+    found += [Case(f"resume: optimiser with {name}", run(**slots), RESUME) for name, slots in SLOTS.items()]
+    found += [Case(f"resume: a whole run, {text[:40]}", run(text), RESUME) for text in PROGRESS]
+    found.append(Case("resume: a run of whole numbers", run(number=lambda value: value.to(torch.int8)), RESUME))
     found += [
         Case(f"resume: progress {text[:40]}", content(save({"network/a": one}, {"progress": text})), RESUME)
         for text in PROGRESS
@@ -256,6 +279,10 @@ def resumes() -> list[Case]:
         for text in PROGRESS
     ]
     return found
+
+
+def control() -> Case:
+    return Case("control: a run", run(), RESUME, (RESUME,))
 
 
 def cases(ran, secret) -> list[Case]:

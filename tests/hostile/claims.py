@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from safetensors.torch import save, save_file
 
-from models import clip_noisy, diffae, mmca, scorer
+from models import clip_noisy, diffae, mmca, prior, scorer
 from models.adm import CLASSIFIER as ADM_CLASSIFIER
 from models.adm import UNET
 from models.adm.network import ClassifierConfig, UNetConfig
@@ -19,9 +19,23 @@ from models.diffae.network import DiffAEConfig
 from models.glide import GLIDE as GLIDE_UNET
 from models.glide.network import GlideConfig
 from models.mmca.network import MmcaConfig
+from models.prior.network import PriorConfig
 from models.scorer.network import HeadConfig
 
-from .case import AUTOENCODER, CLASSIFIER, ENCODER, HSPACE, MATCHER, MODEL, SCORER, SEMANTIC, Case, content, empty
+from .case import (
+    AUTOENCODER,
+    CLASSIFIER,
+    ENCODER,
+    HSPACE,
+    MATCHER,
+    MODEL,
+    PRIOR,
+    SCORER,
+    SEMANTIC,
+    Case,
+    content,
+    empty,
+)
 
 SHARED = {"model_channels": 8, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
 GLIDE = f"{MODEL}, GLIDE"  # a second kind of file for one reader
@@ -43,6 +57,7 @@ SMALL = {
         mmca.MMCA,
         MmcaConfig(region=9, word=8, d=8, heads=2, inner=8, channels=4, words=("a", "red"), context=4),
     ),
+    PRIOR: (prior.DIFFUSERS, PriorConfig(width=8, layers=1, heads=2, clip_width=8, context=4)),
     SCORER: (scorer.MLP, HeadConfig(widths=(8, 4, 2), places=(0, 2), activation="ReLU")),
     AUTOENCODER: (
         diffae.DIFFAE,
@@ -78,6 +93,12 @@ def changed(home, state=None, **metadata):
     return write
 
 
+def beside(home, **tensors):
+    """One of our own files with more tensors, or others."""
+    weights, known = own(home)
+    return content(written({**weights, **tensors}, known))
+
+
 def config(home, **values):
     """Its configuration with other numbers; a value may be any JSON."""
     return changed(home, config=json.dumps({**json.loads(own(home)[1]["config"]), **values}))
@@ -88,10 +109,10 @@ FACTS = {
     "schedule": ("evil", "", "linear\n", "__import__('os')"),
     "space": ("evil", "latent", "../pixels"),
     "prediction": ("evil", "v", "x0"),
-    "image_size": ("-1", "0", str(10**12), "1e3", "nan", "", "thirty-two", "[32]", "null", "9" * 5000, "3.5"),
-    "training_steps": ("0", "-1000", str(10**12), "Infinity", "{}", "1000.0"),
-    "rescale_timesteps": ("7", "-1", "yes", "[]"),
-    "no_class": ("4", "-1", str(VAST), "nan", "none", "[3]"),
+    "image_size": ("-1", "0", str(10**12), "1e3", "nan", "", "thirty-two", "[32]", "null", "9" * 5000, "3.5", "true"),
+    "training_steps": ("0", "-1000", str(10**12), "Infinity", "{}", "1000.0", "true", "10"),
+    "rescale_timesteps": ("7", "-1", "yes", "[]", "true"),
+    "no_class": ("4", "-1", str(VAST), "nan", "none", "[3]", "true"),
     "class_names": (
         "",
         "7",
@@ -100,6 +121,7 @@ FACTS = {
         '"abc"',
         "[[], [], []]",
         '["a", "b", "c", "d", "e"]',
+        '["a"]',
         '["a", "b", null]',
         "[" + "1," * 500_000 + "1]",
         json.dumps(["n" * 500_000]),
@@ -114,6 +136,8 @@ FACTS = {
         '{"text": null}',
         "7",
         '{"a": [1]}',
+        '{"text": true}',
+        '{"text": 1' + "0" * 400 + "}",
     ),
     "guesses": ("[]", "7", '{"heads": 7}', "nonsense", '{"heads": null}'),
     "architecture": ("evil", "adm_classifier", "clip_noisy", "diffae", "vgg19", "lpips", "clip", "ddpm_unet"),
@@ -145,6 +169,13 @@ def lies(home: str) -> dict[str, object]:
             "places": [v for v in LISTS if v != [0, 2]],
             "activation": ("evil", 7, None, ["ReLU"]),
         },
+        PRIOR: {
+            "width": WIDTHS,
+            "layers": [value for value in BLOCKS if value != 1],
+            "heads": WIDTHS,
+            "clip_width": WIDTHS,
+            "context": WIDTHS,
+        },
         AUTOENCODER: {"semantic": WIDTHS, "latent": (7, [], "a", {}, {"hidden": 8}, {"hidden": VAST, "layers": VAST})},
     }
     found = {f"{field} is {str(v)[:30]}": config(home, **{field: v}) for field, vs in fields[home].items() for v in vs}
@@ -171,6 +202,7 @@ FORMS = {
     "infinity at the end": lambda key, value: (
         torch.cat([value[:-1], value[-1:] * float("inf")]) if value.ndim else value
     ),
+    "numbers beyond float32": lambda key, value: value.double() * 1e300,
     "no numbers": lambda key, value: value[:0] if value.ndim else value,
     "one axis less": lambda key, value: value.flatten(),
 }
@@ -268,6 +300,11 @@ def directions() -> list[Case]:
     classifier = {"classifier.weight": torch.ones(40, 8), "classifier.bias": torch.ones(40)}
     table: dict[str, tuple[str, dict[str, torch.Tensor], dict[str, str]]] = {
         **{f"strength {text!r}": (HSPACE, {"delta_h": h}, {**edit, "strength": text}) for text in STRENGTHS},
+        **{f"block {text!r}": (HSPACE, {"delta_h": h}, {**edit, "block": text}) for text in BLOCK},
+        **{f"delta_h of {n}": (HSPACE, {"delta_h": h * n}, edit) for n in (float("nan"), float("inf"))},
+        "delta_h of infinite halves": (HSPACE, {"delta_h": (h * float("inf")).half()}, edit),
+        "delta_h beyond float32": (HSPACE, {"delta_h": h.double() * 1e300}, edit),
+        "NaN beside delta_h": (HSPACE, {"delta_h": h, "other": h * float("nan")}, edit),
         **{f"delta_h of {v.dtype}": (HSPACE, {"delta_h": v}, edit) for v in (h.to(torch.int8), h > 0)},
         "delta_h of a row": (HSPACE, {"delta_h": one}, edit),
         "delta_h of nothing": (HSPACE, {"delta_h": h[:0]}, edit),
@@ -275,6 +312,13 @@ def directions() -> list[Case]:
         "half a delta block": (HSPACE, {"conv1.weight": one}, {}),
         "steps of a text": (HSPACE, {"conv1.weight": one}, {**edit, "form": "delta block", "trained_steps": "many"}),
         "steps of 10^9": (HSPACE, {"conv1.weight": one}, {**edit, "form": "delta block", "trained_steps": "1e9"}),
+        "half a step": (HSPACE, {"conv1.weight": one}, {**edit, "form": "delta block", "trained_steps": "1.5"}),
+        "weight of 0": (SEMANTIC, {"weight": 0 * one, "bias": one[:1]}, line),
+        "weight beyond float32": (SEMANTIC, {"weight": one.double() * 1e300, "bias": one[:1]}, line),
+        "bias beyond float32": (SEMANTIC, {"weight": one, "bias": one[:1].double() * 1e300}, line),
+        "a mean without a deviation": (SEMANTIC, {"weight": one, "mean": one}, line),
+        "deviations of 0": (SEMANTIC, {"weight": one, "mean": one, "std": 0 * one}, line),
+        "deviations below 0": (SEMANTIC, {"weight": one, "mean": one, "std": -one}, line),
         "weight of bytes": (SEMANTIC, {"weight": one.byte(), "bias": one[:1]}, line),
         "weight of nothing": (SEMANTIC, {"weight": one[:0], "bias": one[:1]}, line),
         "no weight": (SEMANTIC, {"bias": one[:1]}, line),
@@ -296,6 +340,27 @@ def directions() -> list[Case]:
     ]
 
 
+def statistics() -> list[Case]:
+    """Means and deviations of codes beside a network that is right."""
+    found: list[Case] = []
+    for home, keys, width in (
+        (AUTOENCODER, ("conds_mean", "conds_std"), 16),
+        (PRIOR, ("clip_mean", "clip_std"), 8),
+    ):
+        one = torch.ones(1, width)
+        wrong = {"of bytes": one.byte(), "of 3": one[:, :3], "of nothing": one[:, :0]}
+        table = {f"{key} {name}": {key: value} for key in keys for name, value in wrong.items()}
+        table |= {f"{keys[1]} of 0": {keys[1]: 0 * one}, f"{keys[1]} below 0": {keys[1]: -one}}
+        taken = (MODEL,) if home == AUTOENCODER else ()  # whose decoder needs none
+        found += [
+            Case(f"own file: {home}, {name}", beside(home, **{**dict.fromkeys(keys, one), **part}), home, taken)
+            for name, part in table.items()
+        ]
+    alone = beside(AUTOENCODER, conds_mean=torch.ones(1, 16))
+    return [*found, Case("own file: a mean without a deviation", alone, AUTOENCODER, (MODEL,))]
+
+
+BLOCK = ("1.5", "-1", "1e400", "1e3", "x", "true", "", "nan", "4096", "[1]", "9" * 5000)
 STRENGTHS = ("nan", "inf", "1e300", "", "one", "[1]", "0x10", "9" * 5000)
 
 
@@ -307,13 +372,15 @@ def cases() -> list[Case]:
         home = ENCODER if key == "guide_scales" else MODEL
         found += [Case(f"own file: {key} {str(v)[:30]!r}", changed(home, **{key: v}), home) for v in values]
     found += [Case(f"own file: groups {v[:20]}", changed(CLASSIFIER, class_groups=v), CLASSIFIER) for v in GROUPS]
+    few = {"class_names": '["a"]', "class_groups": "[1]"}
+    found += [Case(f"own file: {home} of too few names", changed(home, **few), home) for home in (CLASSIFIER, SCORER)]
     found += [
         Case(f"own file: {home} of {name}", changed(home, form), reader(home))
         for home in SMALL
         for name, form in FORMS.items()
     ]
     found += [Case(f"layout: {name}", content(empty(**keys)), home) for name, (home, keys) in LAYOUTS.items()]
-    return found + directions()
+    return found + statistics() + directions()
 
 
 def controls() -> list[Case]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import run_node
 
-from . import archives, claims, headers
+from . import archives, claims, headers, latents
 from .case import CONVERT, READERS
 from .measure import outcome, readers, summary
 from .pickles import EVIL
@@ -21,9 +21,10 @@ pytestmark = pytest.mark.host
 FAMILIES = {
     "headers": lambda room: headers.cases(),
     "claims": lambda room: claims.cases(),
+    "latents": lambda room: latents.cases(),
     "archives": lambda room: archives.cases(room.ran, room.secret),
 }
-EVERYTHING = 260
+EVERYTHING = 700
 
 
 @dataclass
@@ -81,7 +82,10 @@ def test_each_file_is_refused_where_it_is_meant_to_do_harm(room, family):
     assert not faults, faults
 
 
-@pytest.mark.parametrize("case", claims.controls(), ids=lambda case: case.name)
+CONTROLS = [*claims.controls(), archives.control(), latents.control()]
+
+
+@pytest.mark.parametrize("case", CONTROLS, ids=lambda case: case.name)
 def test_the_same_files_without_a_lie_load(room, case):
     assert room.tried(case, case.home).said == ""
 

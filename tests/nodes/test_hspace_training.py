@@ -124,9 +124,10 @@ def test_a_run_of_anything_else_does_not_take_up_a_stopped_one(model, models, en
     assert name() == names[0] and name(vae=pixel_vae()) != names[-3]
 
 
-@pytest.mark.parametrize(
-    "harm", ["cut short", "no file of tensors", "without losses", "another shape", "not finite", "all batches known"]
-)
+HARMS = ["cut short", "no file of tensors", "without losses", "another shape", "not finite", "all batches known"]
+
+
+@pytest.mark.parametrize("harm", [*HARMS, "another optimiser"])
 def test_a_state_that_is_no_use_is_set_aside_and_training_begins_anew(train, user_folder, monkeypatch, caplog, harm):
     import comfy.model_management as mm
     from safetensors.torch import load_file, save_file
@@ -155,6 +156,29 @@ def test_a_state_that_is_no_use_is_set_aside_and_training_begins_anew(train, use
     (path.parent / f"{path.stem}.broken").unlink()
 
 
+LOSSES = {
+    "a batch without a step": "[[]]",
+    "400 digits": "[[1" + "0" * 400 + "]]",
+    "texts": '[["0.5", "0.5"]]',
+    "NaN": "[[NaN, 0.5]]",
+    "nested deep": "[" * 990,
+    "an object": '{"0": [0.5]}',
+}
+
+
+@pytest.mark.parametrize("losses", LOSSES.values(), ids=LOSSES)
+def test_a_state_whose_losses_are_none_is_set_aside(user_folder, losses):
+    from safetensors.torch import save_file
+
+    from pack.nodes.host.hspace.directions.resume import StateFile
+
+    file = StateFile("losses")
+    file.path.parent.mkdir(exist_ok=True)
+    save_file({"delta/a": torch.ones(1)}, file.path, {"losses": losses})
+    assert file.load() == ({}, []) and not file.path.exists()
+    file.path.with_suffix(".broken").unlink()
+
+
 def spoil(path, harm, load_file, save_file):
     if harm == "cut short":
         path.write_bytes(path.read_bytes()[:-100])
@@ -164,6 +188,8 @@ def spoil(path, harm, load_file, save_file):
         state = load_file(path)
         if harm == "another shape":
             state = {key: value[..., :1].contiguous() if value.ndim > 1 else value for key, value in state.items()}
+        elif harm == "another optimiser":
+            state = {key.replace("exp_avg_sq", "momentum_buffer"): value for key, value in state.items()}
         elif harm == "not finite":
             state = {key: value * float("nan") for key, value in state.items()}
         losses = "[[0.5], [0.5]]" if harm == "all batches known" else "[[0.5, 0.5]]"

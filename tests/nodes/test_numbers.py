@@ -88,7 +88,17 @@ def test_a_typed_number_that_is_bad_is_refused_by_the_host_or_by_the_node(number
                 node.PREPARE_CLASS_CLONE(None).execute(**nested(name, value, chosen))
 
 
-OTHERS = {"text": "7", "none": None, "huge": 10**5000, "bool": True, "fraction": 2.5, "wide": 1_000_000, "nothing": 0}
+OTHERS = {
+    "text": "7",
+    "none": None,
+    "list": [32],
+    "empty list": [],
+    "huge": 10**5000,
+    "bool": True,
+    "fraction": 2.5,
+    "wide": 1_000_000,
+    "nothing": 0,
+}
 
 
 @pytest.mark.parametrize("value", OTHERS.values(), ids=OTHERS)
@@ -96,6 +106,25 @@ def test_a_linked_value_of_another_kind_or_size_is_refused(pack_nodes, value):
     node = pack_nodes["Guidance_EmptyPixelLatent"]
     with pytest.raises(ValueError, match="(8 to 4096|from 8 to 4096).*input 'width'"):
         node.PREPARE_CLASS_CLONE(None).execute(width=value, height=32, batch_size=1)
+
+
+def texts_of(inputs):
+    from comfy_api.latest import io
+
+    return [entry.id for entry in inputs if isinstance(entry, io.String.Input)]
+
+
+@pytest.mark.parametrize("value", [7, None, b"cat", ["cat"], float("nan")], ids=repr)
+def test_a_linked_value_that_is_no_text_is_refused_in_one_sentence_with_node_and_input(pack_nodes, value):
+    found = [(node, name) for node in pack_nodes.values() for name in texts_of(node.GET_SCHEMA().inputs)]
+    assert len(found) > 20
+    for node, name in found:
+        schema = node.GET_SCHEMA()
+        given = [value] if schema.is_input_list else value
+        with pytest.raises(ValueError) as caught:
+            node.PREPARE_CLASS_CLONE(None).execute(**{name: given})
+        kind = type(value).__name__
+        assert str(caught.value) == f"a text is needed, and {kind} came (input '{name}' of {schema.display_name})"
 
 
 def test_the_limits_themselves_are_possible(numbers):

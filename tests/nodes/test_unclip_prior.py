@@ -198,3 +198,17 @@ def test_a_model_is_no_prior(execute):
     folder_paths.filename_list_cache.clear()
     with pytest.raises(ValueError, match="Load Guidance Encoder; a prior is needed here"):
         execute("Guidance_LoadPrior", prior_name="clip.safetensors")
+
+
+def test_other_statistics_under_the_same_name_are_read_anew(pack_nodes):
+    import os
+    from pathlib import Path
+
+    import folder_paths
+
+    name = prior_golden.stored("karlo", "aged.safetensors")
+    node = pack_nodes["Guidance_LoadPrior"]
+    before = node.fingerprint_inputs(prior_name=name, statistics_name="stats.th")
+    os.utime(Path(folder_paths.get_full_path("guidance_priors", "stats.th")), (1, 1))
+    assert node.fingerprint_inputs(prior_name=name, statistics_name="stats.th") != before
+    assert len(node.fingerprint_inputs(prior_name=name)) == 1

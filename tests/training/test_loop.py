@@ -93,3 +93,21 @@ def test_a_script_writes_a_file_that_the_pack_loads(script, kind, tmp_path, monk
     script.main()
     facts = load_checkpoint(path, kind).facts
     assert facts.image_size == 32 and "heart" in facts.class_names
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--count", "3", "--batch", "4"], "--count 3 and --batch 4: give a batch of 1"),
+        (["--batch", "0"], "--count 8 and --batch 0"),
+        (["--minutes", "0"], "--minutes 0.0: give a length above 0"),
+        (["--minutes", "nan"], "--minutes nan: give a length above 0"),
+        (["--flat", "1"], "--flat 1.0: give a share of the run below 1"),
+    ],
+    ids=str,
+)
+def test_a_run_without_a_step_is_refused_in_words(monkeypatch, capsys, given, said):
+    monkeypatch.setattr("sys.argv", ["train", *given])
+    with pytest.raises(SystemExit):
+        loop.arguments("out.safetensors", loop.Recipe(images=8, batch=4))
+    assert said in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.ldm.modules.diffusionmodules.model as host
 import comfy.sd
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor, nn
 
 from ....models.ldm import FIRST_STAGE
@@ -16,6 +17,8 @@ from ....models.state_dict import StateDict, count
 from ..pictures import vae_around
 
 CODES = "quantize.embedding.weight"  # [K D], of a vector-quantised one
+KL = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}  # of KL-f8
+KL |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,24 @@ class VQ(nn.Module):
 def first_stage(beside: Mapping[str, Tensor], name: str) -> Any:
     """The VAE of a checkpoint. Raises ValueError for an autoencoder of another build."""
     state = {key.removeprefix(FIRST_STAGE): value for key, value in beside.items() if key.startswith(FIRST_STAGE)}
-    if CODES not in state:
-        return comfy.sd.VAE(sd=state)  # KL's: the host knows it
     try:
+        with torch.device("meta"):  # what it claims to be has no numbers until its shapes are known to be right
+            shape = shape_of(state) if CODES in state else None
+            network = AutoencoderKL(ddconfig=KL, embed_dim=4) if shape is None else VQ(shape)
+        _check(network.state_dict(), state)
+        if shape is None:
+            return comfy.sd.VAE(sd=state)  # the host knows it
         with torch.inference_mode(False), torch.no_grad():
-            shape = shape_of(state)
-            network = VQ(shape)
-            network.load_state_dict({key: value.float() for key, value in state.items()})
+            network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+        return vae_around(network, shape.channels, shape.factor)
     except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"the autoencoder in {name} is built as none that is known here (VQ-f4 and KL-f8 of latent diffusion are)"
         ) from error
-    return vae_around(network, shape.channels, shape.factor)
+
+
+def _check(expected: StateDict, state: StateDict) -> None:
+    """Raises ValueError for weights that are missing, of another shape or no floating-point numbers."""
+    for key, value in expected.items():
+        if key not in state or state[key].shape != value.shape or not state[key].is_floating_point():
+            raise ValueError(key)

@@ -18,7 +18,7 @@ from ....guidance.noise import initial_noise, own_noise
 from ....guidance.sampling import respaced, respacing_of
 from ....guidance.views import centred
 from ....models.architecture import Checkpoint, Facts
-from ....models.diffae import DIFFAE, STATISTICS, codec_of
+from ....models.diffae import DIFFAE, codec_of, statistics_of
 from ....models.schedule import NoiseSchedule
 from ..memory import hosted
 from ..pictures import to_pixels
@@ -49,9 +49,7 @@ class Codec:
         self.patcher = hosted(lambda device: codec_of(checkpoint).to(device))
         self.network: Any = self.patcher.model
         with torch.inference_mode(False), torch.no_grad():
-            mean, std = (checkpoint.beside.get(key) for key in STATISTICS)
-            self.mean = None if mean is None else mean.float().flatten().clone()
-            self.std = None if std is None else std.float().flatten().clone()
+            self.mean, self.std = statistics_of(checkpoint) or (None, None)
             weight = checkpoint.state["encoder.out.3.weight"].float().contiguous()
             self.fingerprint = hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]
 

@@ -18,7 +18,7 @@ from ....guidance.noise import StepNoise, own_noise
 from ....guidance.sampling import fixed_small, respaced, sample_ddpm
 from ....guidance.tensors import append_dims
 from ....models.architecture import Checkpoint
-from ....models.prior import statistics_of, usual_clamp
+from ....models.prior import usual_clamp
 from ....models.schedule import NoiseSchedule
 from ..memory import hosted
 from ..pixel.states import Read
@@ -86,12 +86,11 @@ def _step(bar: Any, *_: Any) -> None:
     bar.update(1)
 
 
-def load_prior(checkpoint: Checkpoint, statistics: str | None) -> HostPrior:
+def load_prior(checkpoint: Checkpoint, statistics: tuple[Tensor, Tensor]) -> HostPrior:
     """Weights as the host would keep them; arithmetic in float32, which vectors cost little in.
 
-    Raises ValueError where there are no statistics that fit.
+    `statistics`: mean and deviation [D] of the embeddings.
     """
-    mean, std = statistics_of(checkpoint, statistics)
     parameters = sum(value.numel() for value in checkpoint.state.values())
     dtype = mm.unet_dtype(mm.get_torch_device(), parameters, [torch.float16, torch.bfloat16, torch.float32])
 
@@ -103,5 +102,5 @@ def load_prior(checkpoint: Checkpoint, statistics: str | None) -> HostPrior:
     made: Callable[[Any], torch.nn.Module] = build
     schedule = NoiseSchedule.of(checkpoint.facts)
     return HostPrior(
-        checkpoint.name, checkpoint.config.clip_width, usual_clamp(checkpoint), schedule, hosted(made), mean, std
+        checkpoint.name, checkpoint.config.clip_width, usual_clamp(checkpoint), schedule, hosted(made), *statistics
     )

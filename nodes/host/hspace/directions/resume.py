@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
+from .....models.facts import of_json
 from .....models.saving import replace_file
 from .....models.state_dict import read
-from .....models.training_files import joined, load_optimizer, optimizer_tensors, parted
+from .....models.training_files import joined, load_optimizer, load_weights, optimizer_tensors, parted
 from ...errors import noticed
 
 LOOKED_AT = 64  # numbers of each weight
@@ -62,7 +64,7 @@ def take_up(saved: Mapping[str, Tensor], delta: nn.Module, optimizer: torch.opti
     """What `packed` gave. Raises UnfittingError for that of another training."""
     parts = parted(saved)
     try:
-        delta.load_state_dict(parts["delta"])
+        load_weights(delta, parts["delta"])
         load_optimizer(optimizer, parts.get("optimizer", {}))
     except (KeyError, RuntimeError, ValueError) as error:
         raise UnfittingError(str(error)) from error
@@ -85,9 +87,8 @@ class StateFile:
             with torch.inference_mode(False):
                 saved, metadata = read(self.path)
                 tensors = {key: value.clone() for key, value in saved.items()}
-                losses = json.loads(metadata["losses"])
-                return tensors, [[float(loss) for loss in batch] for batch in losses]
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+                return tensors, _losses(metadata)
+        except (KeyError, ValueError, TypeError) as error:
             self.set_aside(error)
             return {}, []
 
@@ -101,3 +102,15 @@ class StateFile:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _losses(metadata: Mapping[str, str]) -> list[list[float]]:
+    """Of the steps of each batch. Raises ValueError for a batch without a step, and for what is no number."""
+    found = of_json(metadata, "losses", list)
+    if not all(isinstance(batch, list) and batch and all(map(_is_number, batch)) for batch in found):
+        raise ValueError("its losses are no lists of numbers")
+    return found
+
+
+def _is_number(loss: Any) -> bool:
+    return type(loss) is float and math.isfinite(loss)
