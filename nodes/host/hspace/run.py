@@ -62,12 +62,13 @@ def _around_predictions(
     return executor(model, conds, x, timestep, {**model_options, "transformer_options": transformer}, *more)
 
 
+@torch.compiler.disable
 def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it."""
+    """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it; never compiled."""
     run: EditedRun | None = _options_in(args, kwargs).get(KEY)
     if run is None:
         return executor(x, timesteps, *args, **kwargs)
-    if executor.class_obj not in run.networks:
+    if executor.class_obj not in run.networks.values():
         return executor(x, timesteps, *args, **kwargs)
     run.inside = True
     return _edited(run, executor, executor.class_obj, run.reading, x, timesteps, *args, **kwargs)
@@ -76,14 +77,14 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
 def _around_model(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """APPLY_MODEL: the same for transformers that call no wrappers of their own; the output is the prediction of x0."""
     run: EditedRun | None = _options_in(args, kwargs).get(KEY)
-    network = executor.class_obj.diffusion_model
-    if run is None or run.block is None or run.inside or network not in run.networks:
+    if run is None or run.block is None or run.inside or executor.class_obj not in run.networks:
         return executor(x, sigma, *args, **kwargs)
     if run.inside is None:
         run.inside = False
         plain = executor(x, sigma, *args, **kwargs)
         if run.inside:
             return plain
+    network = run.networks[executor.class_obj]
     return _edited(run, executor, network, clean_reading, x, sigma, *args, **kwargs)
 
 
