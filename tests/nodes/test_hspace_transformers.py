@@ -271,8 +271,9 @@ def test_directions_of_another_place_are_refused(scenes, wan, edit):
     refused(lambda: edit(unet.model, direction(unet.direction)), "'d' acts behind block 1", "this model is a U-Net")
     refused(lambda: edit(wan.model, direction(wan.direction, block=None)), "bottleneck", "this model is a transformer")
     refused(lambda: edit(wan.model, direction(wan.direction, block=7)), "behind block 7", "blocks 0 to 2")
-    two = edit(edited(edit, wan, wan.direction), direction(wan.direction, block=2))
-    refused(lambda: run(two, wan), "act behind one block", "1, 2")
+    other = direction(wan.direction, block=2)
+    refused(lambda: edit(wan.model, direction(wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
+    refused(lambda: edit(edited(edit, wan, wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
     refused(lambda: run(edit(wan.model, direction(random(1, 5, 1, 1))), wan), "5", str(wan.channels))
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from ..pixel_model import VARIANCE
 from ..run import Course, Feature, attach, attached, state_in
-from .edit import BOTH, COND, Edits, Place, Prediction, network_of
+from .edit import BOTH, COND, Edits, Place, Prediction, network_of, one_block
 from .edited_run import KEY, EditedRun, Reading, clean_reading
 from .halves import Halves, Options
 from .rows import ROWS, asked, is_uncond
@@ -24,11 +24,12 @@ EASYCACHE = "easycache"  # the host's name for the wrapper of that node
 
 
 def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool = False) -> Any:
-    """A clone of the MODEL with edits more, or with these alone. Raises ValueError for models that have no h.
+    """A clone of the MODEL with edits more, or with these alone.
 
-    `patchers`: networks that the run needs.
+    `patchers`: networks that the run needs. Raises ValueError for models that have no h, and for edits of two blocks.
     """
     network_of(model)
+    one_block(part.block for part in (edits, *(() if alone else applications(model))))
     return attach(model, FEATURE, edits, patchers, alone=alone)
 
 
@@ -37,18 +38,12 @@ def applications(model: Any) -> Sequence[Edits]:
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
-    """Raises ValueError for samplers that asymmetric edits can't be made for, and for edits of two blocks."""
+    """Raises ValueError for samplers that asymmetric edits can't be made for."""
     jobs = [part for part in parts if part.rising or not course.rising]
     if not jobs:
         return None
-    blocks = {job.block for job in jobs}
-    if len(blocks) > 1:
-        raise ValueError(
-            f"HSpace Edit: the edits of a chain act behind one block of a transformer, and these act behind "
-            f"{', '.join(sorted(map(str, blocks)))}; use directions of the same block"
-        )
     steps = EditedSteps(course) if any(job.asymmetric for job in jobs) else None
-    return EditedRun(course, jobs, steps, blocks.pop())
+    return EditedRun(course, jobs, steps, jobs[0].block)
 
 
 def _around_predictions(
