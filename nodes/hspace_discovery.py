@@ -17,7 +17,7 @@ from .host.hspace.directions.sensitivity import SAMPLES, sensitivity
 from .host.hspace.edit import Edit, network_of, place_of
 from .host.hspace.run import applications
 from .host.model import blocks_of, is_pixel_model, latent_shape
-from .host.pictures import require_vae, to_invert
+from .host.pictures import each_to_invert, require_vae
 from .host.sampling import start_noise
 from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, DIRECTION_TOOLTIP
 from .widgets import FIXED, block_input, seed_input, size_input, steps_input
@@ -163,7 +163,7 @@ def finder(
         return pca
     if pair is not None:
         names = ("positive_images", "negative_images")
-        latents = [to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
+        latents = [each_to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
 
         def of_pictures(block: int | None, samples: int) -> list[Edit]:
             few = None if samples == len(noise) else samples

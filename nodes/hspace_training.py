@@ -19,7 +19,7 @@ from .host.hspace.directions.training import FORMS, OPTIMIZERS, Recipe, Training
 from .host.hspace.edit import network_of, place_of
 from .host.inversion import inversion_sigmas, no_conditioning
 from .host.model import latent_shape
-from .host.pictures import require_vae, to_invert
+from .host.pictures import each_to_invert, require_vae
 from .host.sampling import start_noise
 from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP
 from .widgets import block_input, seed_input, size_input, steps_input
@@ -158,7 +158,7 @@ class TrainHSpaceDirection(GuidanceNode):
             training = Training(model, encoder, vae, conditioning, recipe)
         began = time.monotonic()
         rising = inversion_sigmas(model, recipe.steps, "")
-        pictures = None if images is None else to_invert(model, images, vae, "images")
+        pictures = None if images is None else each_to_invert(model, images, vae, "images")
         noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))

@@ -50,6 +50,19 @@ def test_frames_of_a_video_are_decoded_one_by_one(vae):
     assert torch.equal(video, torch.cat(frames, dim=1)) and video.shape == (2, 3, 16, 16, 3)
 
 
+def test_a_set_of_pictures_is_no_video_to_a_vae_that_would_make_it_one(execute, transformer, vae, encoder):
+    """Of Discover HSpace: the same direction as by a VAE that takes each picture by itself."""
+    (said,) = execute("Guidance_TextConditioning", model=transformer, text=TEXT, clip=encoder)
+    sets = {"positive_images": pictures(3, 32, 32), "negative_images": 1 - pictures(2, 32, 32)}
+    given = {"model": transformer, "method": "contrast", "positive": said, "vae": vae, "samples": 2, "steps": 2}
+    found = []
+    for alone in (True, False):
+        vae.not_video = alone
+        (edit,), *_ = execute("Guidance_DiscoverHSpace", **given, **sets, size=32, block=1)
+        found.append(edit.tensors["delta_h"])
+    assert torch.equal(*found) and found[0].abs().max() > 0
+
+
 def test_tiles_make_the_same_pictures(vae):
     with torch.inference_mode():
         latents = vae.encode(pictures(1, 64, 64)).repeat(1, 1, 3, 1, 1)
