@@ -12,7 +12,14 @@ from torch import Tensor
 
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.hspace.directions.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
+from .host.hspace.directions.search import (
+    SHEET,
+    check_samples,
+    contrast,
+    contrast_of_pictures,
+    principal_components,
+    sheet,
+)
 from .host.hspace.directions.sensitivity import SAMPLES, sensitivity
 from .host.hspace.edit import Edit, network_of, place_of
 from .host.hspace.run import applications
@@ -122,6 +129,9 @@ class DiscoverHSpace(GuidanceNode):
         with about("component"):
             if method == "pca" and component > components:
                 raise ValueError(f"component {component} was asked for, and there are {components}")
+        with about("samples"):
+            if method == "pca":
+                check_samples(components, samples)
         noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
         conditions = (positive, positive if method == "pca" or pair is not None else negative)
         find = finder(model, method, conditions, pair, vae, noise, steps, components)
@@ -132,8 +142,7 @@ class DiscoverHSpace(GuidanceNode):
             place, report = tried.block, tried.report()
         elif place is not None:
             report = {"block": place, "blocks": count}
-        with about("samples"):
-            found = find(place, samples)
+        found = find(place, samples)
         latents = sheet(model, found, conditions[1], noise, steps)
         chosen = found[component - 1] if method == "pca" else found[0]
         picture = tiled(decoded(model, vae, latents), len(SHEET))

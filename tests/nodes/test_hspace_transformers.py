@@ -282,6 +282,11 @@ def test_a_block_that_is_not_there_is_named(wan, execute):
     refused(lambda: execute("Guidance_DiscoverHSpace", **given, block=3, vae=painter(wan)), "block 3", "0 to 2")
 
 
+def test_too_few_samples_are_refused_before_blocks_are_tried(wan, execute):
+    given = {"model": wan.model, "method": "pca", "positive": wan.positive, "samples": 4, "steps": 2, "size": 64}
+    refused(lambda: execute("Guidance_DiscoverHSpace", **given, vae=painter(wan)), "need more than 4", "input 'samples'")
+
+
 def test_a_contrast_is_the_mean_difference_of_the_stream_at_the_same_pictures(wan, execute):
     """In the first range of the run, where the first step lies: of both conditions at the same noise."""
     given = {"positive": wan.positive, "negative": wan.negative, "samples": 2, "seed": 7, "steps": 6, "size": 64}

@@ -98,6 +98,7 @@ def test_a_transformer_of_another_texts_width_is_refused(execute, encoder):
     refused(
         lambda: execute("Guidance_TextConditioning", model=model, text=TEXT, clip=encoder),
         f"embeddings of {width} numbers, and scenes_clip.safetensors has 64",
+        "input 'clip'",
     )
 
 
@@ -113,4 +114,5 @@ def test_without_an_encoder_the_transformer_is_refused(execute, transformer):
     refused(
         lambda: execute("Guidance_TextConditioning", model=transformer, text=TEXT),
         "a text-conditional model of Load Guidance Model is needed",
+        "scenes_transformer needs Load Guidance Encoder with scenes_clip",
     )
