@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from families.build import built
 from hosts import hosts_own
 from hspace_scenes import Scene, cached, off, painter, predicted, random, refused, run, streams_at_levels, windows
 from hspace_transformers import BLOCK, LEVELS, SMALL, direction, edited, small
@@ -275,6 +276,12 @@ def test_directions_of_another_place_are_refused(scenes, wan, edit):
     refused(lambda: edit(wan.model, direction(wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
     refused(lambda: edit(edited(edit, wan, wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
     refused(lambda: run(edit(wan.model, direction(random(1, 5, 1, 1))), wan), "5", str(wan.channels))
+
+
+@pytest.mark.parametrize("family", ["PixArtAlpha", "Anima", "Omnigen2"])
+def test_a_transformer_whose_blocks_show_nothing_is_refused_before_a_run(edit, comfy, family):
+    model = built(family).model
+    refused(lambda: edit(model, direction(random(1, 64, 1, 1), block=0)), "which shows neither", "input 'model'")
 
 
 def test_a_block_that_is_not_there_is_named(wan, execute):
