@@ -1,4 +1,4 @@
-"""h-space: dials inside the U-Net itself (Asyrp)."""
+"""h-space: dials inside the network itself (Asyrp)."""
 
 from __future__ import annotations
 

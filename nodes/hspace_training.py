@@ -32,7 +32,7 @@ class TrainHSpaceDirection(GuidanceNode):
             node_id="Guidance_TrainHSpaceDirection",
             display_name="Train HSpace Direction",
             category=CATEGORY,
-            description="Teaches the bottleneck a dial from two texts. Minutes on the pack's own models. A run that "
+            description="Teaches h-space a dial from two texts. Minutes on the pack's own models. A run that "
             "was stopped goes on when the same settings are queued again.",
             search_aliases=[
                 "Asyrp",
@@ -116,7 +116,7 @@ class TrainHSpaceDirection(GuidanceNode):
                 ),
                 io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
                 io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for models on latents."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. SD1.5, SDXL: needed."),
+                io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. The pack's own models can do without."),
                 size_input(
                     "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),

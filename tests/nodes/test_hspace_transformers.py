@@ -168,6 +168,23 @@ def test_every_frame_of_a_video_gets_the_direction(wan, edit):
     assert off(changed - plain, wan.direction.flatten().expand_as(plain)) < 1e-5
 
 
+def test_a_videos_mask_holds_for_all_its_frames(wan, edit):
+    """Where it is black each frame's tokens stay; one for each frame is refused."""
+    mask = torch.zeros(3, 8, 8)
+    mask[0, :, :4] = 1
+    video = random(1, wan.shape[0], 3, *wan.shape[-2:], seed=4)
+    model = edited(edit, wan, wan.direction, asymmetric=False, mask=mask[:1], end_percent=1.0)
+    with entering(wan.model, BLOCK + 1) as found:
+        predicted(model, wan, noise=video, levels=LEVELS)
+    plain, changed = (tokens[0] for tokens in found)
+    moved = ((changed - plain).abs().amax(2) > 0).view(3, 4, 4)
+    assert moved[:, :, :2].all() and not moved[:, :, 2:].any()
+    refused(
+        lambda: predicted(edited(edit, wan, wan.direction, mask=mask), wan, noise=video, levels=LEVELS),
+        "mask has 3 pictures for a latent of 1; give one: that of a video holds for all its frames",
+    )
+
+
 def test_a_video_is_edited_frame_by_frame_asymmetrically_too(wan, edit):
     video = random(1, wan.shape[0], 3, *wan.shape[-2:], seed=4)
     plain = run(wan.model, wan, noise=video)

@@ -177,8 +177,10 @@ class Application:
         mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:])
         pictures = place.views[0].total if place.views else len(h)
         if len(mask) not in (1, pictures):
+            number = "one" if pictures == 1 else f"one, or {pictures}"
             raise ValueError(
-                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give one, or {pictures}"
+                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give {number}: that of a video "
+                "holds for all its frames"
             )
         return shown(mask, place.views, h, "area")
 
