@@ -116,7 +116,9 @@ class TrainHSpaceDirection(GuidanceNode):
                 ),
                 io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
                 io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for models on latents."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. The pack's own models can do without."),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="What is sampled. The pack's own models can do without."
+                ),
                 size_input(
                     "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),

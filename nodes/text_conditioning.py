@@ -52,7 +52,8 @@ class TextConditioning(GuidanceNode):
                 ),
                 sockets.reader_input(
                     "What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l). scenes_unclip, "
-                    "scenes_transformer: Load Guidance Encoder with scenes_clip. IF: Load CLIP with t5xxl. GLIDE needs none.",
+                    "scenes_transformer: Load Guidance Encoder with scenes_clip. IF: Load CLIP with t5xxl. "
+                    "GLIDE needs none.",
                     optional=True,
                 ),
             ],

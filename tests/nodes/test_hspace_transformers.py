@@ -307,8 +307,12 @@ def test_a_block_that_is_not_there_is_named(wan, execute):
 
 
 def test_too_few_samples_are_refused_before_blocks_are_tried(wan, execute):
-    given = {"model": wan.model, "method": "pca", "positive": wan.positive, "samples": 4, "steps": 2, "size": 64}
-    refused(lambda: execute("Guidance_DiscoverHSpace", **given, vae=painter(wan)), "need more than 4", "input 'samples'")
+    given = {"model": wan.model, "method": "pca", "positive": wan.positive, "steps": 2, "size": 64}
+    refused(
+        lambda: execute("Guidance_DiscoverHSpace", **given, samples=4, vae=painter(wan)),
+        "more than 4",
+        "input 'samples'",
+    )
 
 
 def test_a_contrast_is_the_mean_difference_of_the_stream_at_the_same_pictures(wan, execute):

@@ -179,8 +179,8 @@ class Application:
         if len(mask) not in (1, pictures):
             number = "one" if pictures == 1 else f"one, or {pictures}"
             raise ValueError(
-                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give {number}: that of a video "
-                "holds for all its frames"
+                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give {number}: that of a "
+                "video holds for all its frames"
             )
         return shown(mask, place.views, h, "area")
 
