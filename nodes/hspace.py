@@ -1,4 +1,4 @@
-"""h-space: dials inside the U-Net itself (Asyrp)."""
+"""h-space: dials inside the network itself (Asyrp)."""
 
 from __future__ import annotations
 
@@ -249,7 +249,8 @@ class HSpaceEdit(WindowNode):
         if strength == 0 or start_percent == end_percent:
             return io.NodeOutput(model)
         application = Application(hspace, weight, asymmetric, apply_to, preserve_norm, mask)
-        return io.NodeOutput(applied(model, application, application.patchers))
+        with about("hspace"):
+            return io.NodeOutput(applied(model, application, application.patchers))
 
 
 class AsyrpSampler(GuidanceNode):

@@ -12,12 +12,19 @@ from torch import Tensor
 
 from . import sockets
 from .host.errors import GuidanceNode, about
-from .host.hspace.directions.search import SHEET, contrast, contrast_of_pictures, principal_components, sheet
+from .host.hspace.directions.search import (
+    SHEET,
+    check_samples,
+    contrast,
+    contrast_of_pictures,
+    principal_components,
+    sheet,
+)
 from .host.hspace.directions.sensitivity import SAMPLES, sensitivity
 from .host.hspace.edit import Edit, network_of, place_of
 from .host.hspace.run import applications
 from .host.model import blocks_of, is_pixel_model, latent_shape
-from .host.pictures import require_vae, to_invert
+from .host.pictures import each_to_invert, require_vae
 from .host.sampling import start_noise
 from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP, DIRECTION_TOOLTIP
 from .widgets import FIXED, block_input, seed_input, size_input, steps_input
@@ -122,6 +129,9 @@ class DiscoverHSpace(GuidanceNode):
         with about("component"):
             if method == "pca" and component > components:
                 raise ValueError(f"component {component} was asked for, and there are {components}")
+        with about("samples"):
+            if method == "pca":
+                check_samples(components, samples)
         noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
         conditions = (positive, positive if method == "pca" or pair is not None else negative)
         find = finder(model, method, conditions, pair, vae, noise, steps, components)
@@ -132,8 +142,7 @@ class DiscoverHSpace(GuidanceNode):
             place, report = tried.block, tried.report()
         elif place is not None:
             report = {"block": place, "blocks": count}
-        with about("samples"):
-            found = find(place, samples)
+        found = find(place, samples)
         latents = sheet(model, found, conditions[1], noise, steps)
         chosen = found[component - 1] if method == "pca" else found[0]
         picture = tiled(decoded(model, vae, latents), len(SHEET))
@@ -163,7 +172,7 @@ def finder(
         return pca
     if pair is not None:
         names = ("positive_images", "negative_images")
-        latents = [to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
+        latents = [each_to_invert(model, images, vae, name) for images, name in zip(pair, names, strict=True)]
 
         def of_pictures(block: int | None, samples: int) -> list[Edit]:
             few = None if samples == len(noise) else samples

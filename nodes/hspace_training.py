@@ -19,7 +19,7 @@ from .host.hspace.directions.training import FORMS, OPTIMIZERS, Recipe, Training
 from .host.hspace.edit import network_of, place_of
 from .host.inversion import inversion_sigmas, no_conditioning
 from .host.model import latent_shape
-from .host.pictures import require_vae, to_invert
+from .host.pictures import each_to_invert, require_vae
 from .host.sampling import start_noise
 from .hspace import CATEGORY, DIAL_MODEL_TOOLTIP
 from .widgets import block_input, seed_input, size_input, steps_input
@@ -32,7 +32,7 @@ class TrainHSpaceDirection(GuidanceNode):
             node_id="Guidance_TrainHSpaceDirection",
             display_name="Train HSpace Direction",
             category=CATEGORY,
-            description="Teaches the bottleneck a dial from two texts. Minutes on the pack's own models. A run that "
+            description="Teaches h-space a dial from two texts. Minutes on the pack's own models. A run that "
             "was stopped goes on when the same settings are queued again.",
             search_aliases=[
                 "Asyrp",
@@ -116,7 +116,9 @@ class TrainHSpaceDirection(GuidanceNode):
                 ),
                 io.Image.Input("images", optional=True, tooltip="Your own pictures to learn on; they are inverted."),
                 io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for models on latents."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="What is sampled. SD1.5, SDXL: needed."),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="What is sampled. The pack's own models can do without."
+                ),
                 size_input(
                     "Side of the pictures in pixels, without images. The pack's own models have theirs.", advanced=True
                 ),
@@ -158,7 +160,7 @@ class TrainHSpaceDirection(GuidanceNode):
             training = Training(model, encoder, vae, conditioning, recipe)
         began = time.monotonic()
         rising = inversion_sigmas(model, recipe.steps, "")
-        pictures = None if images is None else to_invert(model, images, vae, "images")
+        pictures = None if images is None else each_to_invert(model, images, vae, "images")
         noise = start_noise(model, latent_shape(model, size, vae), seed, samples)
         starts = starts_of(model, conditioning, rising, pictures, noise)
         known = training.run(starts, torch.cat([rising.flip(0), rising.new_zeros(1)]))

@@ -51,8 +51,9 @@ class TextConditioning(GuidanceNode):
                     tooltip="What the pictures show. Empty: no text, for the negative.",
                 ),
                 sockets.reader_input(
-                    "What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l); scenes_unclip: Load Guidance "
-                    "Encoder with scenes_clip. IF: Load CLIP with t5xxl. GLIDE needs none.",
+                    "What reads the text. Karlo: Load CLIP with CLIP ViT-L/14 (clip_l). scenes_unclip, "
+                    "scenes_transformer: Load Guidance Encoder with scenes_clip. IF: Load CLIP with t5xxl. "
+                    "GLIDE needs none.",
                     optional=True,
                 ),
             ],
@@ -62,13 +63,14 @@ class TextConditioning(GuidanceNode):
     @classmethod
     def run(cls, model: Any, text: str, clip: Any | None = None) -> io.NodeOutput:
         facts = facts_of(model)
+        if facts is None and isinstance(clip, Encoder):
+            return io.NodeOutput(by_own_encoder(model, text, clip))
         with about("model"):
-            if facts is None and isinstance(clip, Encoder):
-                return io.NodeOutput(by_own_encoder(model, text, clip))
             if facts is None or not (facts.vocabulary or facts.text_encoder):
                 raise ValueError(
                     "a text-conditional model of Load Guidance Model is needed, as GLIDE, Karlo's decoder or IF; this "
-                    "one is none. Class Conditioning is for models of classes, and CLIP Text Encode for the host's"
+                    "one is none. Class Conditioning is for models of classes, and CLIP Text Encode for the host's; "
+                    "scenes_transformer needs Load Guidance Encoder with scenes_clip at clip"
                 )
         if facts.vocabulary:
             conditioning, said = by_tokens(model, facts, text)
@@ -110,14 +112,19 @@ def by_encoder(model: Any, facts: Facts, text: str, clip: Any | None) -> tuple[l
 
 
 def by_own_encoder(model: Any, text: str, encoder: Encoder) -> list[Any]:
-    """For a transformer of the host that was trained on what one of the pack's encoders reads, zeros behind its end."""
-    width = getattr(model.model.diffusion_model, "text_dim", None)
-    if width is None:
-        raise ValueError(
-            f"a {type(model.model.diffusion_model).__name__} doesn't read texts by one of the pack's encoders; use "
-            "CLIP Text Encode with the model's own text encoder"
-        )
-    read = read_encoder(encoder, text, width)
+    """For a transformer of the host that was trained on what one of the pack's encoders reads, zeros behind its end.
+
+    Raises ValueError for a network of another kind, and for an encoder of another width.
+    """
+    network = model.model.diffusion_model
+    with about("model"):
+        if (width := getattr(network, "text_dim", None)) is None:
+            raise ValueError(
+                f"a {type(network).__name__} doesn't read texts by one of the pack's encoders; use CLIP Text Encode "
+                "with the model's own text encoder"
+            )
+    with about("clip"):
+        read = read_encoder(encoder, text, width)
     return [[read.states * read.mask[..., None], {}]]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import comfy.model_sampling
@@ -18,6 +19,7 @@ from ...models.architecture import Facts
 COLOURS = 3
 LARGEST = 4  # a pixel model draws at most as many pixels as a picture this many times its own side has
 AREA_UNIT = 8  # what Conditioning (Set Area) divides by, whatever the model
+BLOCK = "double_block"  # the host's name of a block that patches may replace, and of patches behind a block
 # what the host's transformers call the blocks that patches can look behind; Flux and others have more of another kind
 BLOCK_LISTS = ("double_blocks", "joint_blocks", "transformer_blocks", "blocks", "layers", "double_layers")
 SIGNS = "signs-"  # so begins a fingerprint that is the same in every precision
@@ -64,10 +66,21 @@ def blocks_of(model: Any) -> int:
 
 
 def _block_list(network: Any) -> str | None:
-    """Name of the list of blocks in a transformer of the host."""
-    if not type(network).__module__.startswith("comfy.") or hasattr(network, "middle_block"):
+    """Name of the list of blocks in a transformer of the host that lets patches look behind them."""
+    kind = type(network)
+    if not kind.__module__.startswith("comfy.") or hasattr(network, "middle_block") or not _shows_blocks(kind):
         return None
     return next((name for name in BLOCK_LISTS if isinstance(getattr(network, name, None), nn.ModuleList)), None)
+
+
+@cache
+def _shows_blocks(kind: type) -> bool:
+    """Whether the host's code of a network asks for patches of its blocks; nothing else of it tells before a run."""
+    own = (part for part in kind.__mro__ if part.__module__.startswith("comfy."))
+    try:
+        return any(f'"{BLOCK}"' in inspect.getsource(part) for part in own)
+    except OSError:  # no source: the run will tell
+        return True
 
 
 def owner_of(model: Any) -> tuple[str, str]:

@@ -101,6 +101,13 @@ def to_invert(model: Any, image: Tensor, vae: Any, name: str = "image") -> Tenso
         return samples
 
 
+def each_to_invert(model: Any, images: Tensor, vae: Any, name: str) -> Tensor:
+    """The same for pictures that are samples of their own, which a video VAE would take for the frames of one."""
+    video = getattr(vae, "latent_dim", 2) == VIDEO - 2
+    parts = images.split(1 if video else max(1, len(images)))
+    return torch.cat([to_invert(model, part, vae, name) for part in parts])
+
+
 def pixel_vae() -> comfy.sd.VAE:
     """The host's VAE without weights: IMAGE in [0, 1] <-> pictures in [-1, 1]."""
     return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})

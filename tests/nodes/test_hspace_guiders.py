@@ -248,7 +248,7 @@ def test_begun_beside_another_an_edit_has_its_state_and_a_guide_is_refused(host,
     options = {}
     begin_beside(course, edit(other, host.direction), options)
     assert options[KEY].course.model.model is other.model
-    assert options[KEY].networks == [other.model.diffusion_model]
+    assert options[KEY].networks == {other.model: other.model.diffusion_model}
     patched, *_ = execute("Guidance_CFGPatch", model=other, method={"method": "constant"}, guidance_scale=3.0)
     with pytest.raises(ValueError, match="CFG Patch can't act on a second model"):
         begin_beside(course, patched, {})

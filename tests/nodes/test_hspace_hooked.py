@@ -60,6 +60,16 @@ def test_another_nodes_patch_acts_on_both_passes(host, edit, kind, host_age):
     assert off(predicted(moved, host, 3.0, positive), expected) < 1e-5
 
 
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_a_compiled_model_is_edited(host, edit, asymmetric):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model = edit(host.model, host.direction, asymmetric=asymmetric)
+    expected = predicted(model, host)
+    set_torch_compile_wrapper(model, backend="eager")
+    assert off(predicted(model, host), expected) < 1e-5
+
+
 def test_two_edits_in_a_chain_share_one_plain_pass(host, edit):
     first, second = host.direction, random(1, host.channels, 1, 1, seed=9)
     plain = predicted(host.model, host)

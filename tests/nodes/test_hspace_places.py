@@ -40,7 +40,7 @@ def test_each_picture_has_its_mask(scenes, edit, asymmetric, cfg, kind):
 
 def test_masks_of_another_number_than_the_pictures_are_refused(host, edit):
     model = edit(host.model, host.direction, mask=masks(LEFT, RIGHT))
-    with pytest.raises(ValueError, match="HSpace Edit: mask has 2 pictures for a latent of 3; give one, or 3"):
+    with pytest.raises(ValueError, match="HSpace Edit: mask has 2 pictures for a latent of 3; give one, or 3: that of"):
         predicted(model, host, noise=random(3, *host.shape))
 
 

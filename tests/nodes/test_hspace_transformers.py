@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from families.build import built
 from hosts import hosts_own
 from hspace_scenes import Scene, cached, off, painter, predicted, random, refused, run, streams_at_levels, windows
 from hspace_transformers import BLOCK, LEVELS, SMALL, direction, edited, small
@@ -167,6 +168,23 @@ def test_every_frame_of_a_video_gets_the_direction(wan, edit):
     assert off(changed - plain, wan.direction.flatten().expand_as(plain)) < 1e-5
 
 
+def test_a_videos_mask_holds_for_all_its_frames(wan, edit):
+    """Where it is black each frame's tokens stay; one for each frame is refused."""
+    mask = torch.zeros(3, 8, 8)
+    mask[0, :, :4] = 1
+    video = random(1, wan.shape[0], 3, *wan.shape[-2:], seed=4)
+    model = edited(edit, wan, wan.direction, asymmetric=False, mask=mask[:1], end_percent=1.0)
+    with entering(wan.model, BLOCK + 1) as found:
+        predicted(model, wan, noise=video, levels=LEVELS)
+    plain, changed = (tokens[0] for tokens in found)
+    moved = ((changed - plain).abs().amax(2) > 0).view(3, 4, 4)
+    assert moved[:, :, :2].all() and not moved[:, :, 2:].any()
+    refused(
+        lambda: predicted(edited(edit, wan, wan.direction, mask=mask), wan, noise=video, levels=LEVELS),
+        "mask has 3 pictures for a latent of 1; give one: that of a video holds for all its frames",
+    )
+
+
 def test_a_video_is_edited_frame_by_frame_asymmetrically_too(wan, edit):
     video = random(1, wan.shape[0], 3, *wan.shape[-2:], seed=4)
     plain = run(wan.model, wan, noise=video)
@@ -271,14 +289,30 @@ def test_directions_of_another_place_are_refused(scenes, wan, edit):
     refused(lambda: edit(unet.model, direction(unet.direction)), "'d' acts behind block 1", "this model is a U-Net")
     refused(lambda: edit(wan.model, direction(wan.direction, block=None)), "bottleneck", "this model is a transformer")
     refused(lambda: edit(wan.model, direction(wan.direction, block=7)), "behind block 7", "blocks 0 to 2")
-    two = edit(edited(edit, wan, wan.direction), direction(wan.direction, block=2))
-    refused(lambda: run(two, wan), "act behind one block", "1, 2")
+    other = direction(wan.direction, block=2)
+    refused(lambda: edit(wan.model, direction(wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
+    refused(lambda: edit(edited(edit, wan, wan.direction), other), "input 'hspace'", "behind one block", "1, 2")
     refused(lambda: run(edit(wan.model, direction(random(1, 5, 1, 1))), wan), "5", str(wan.channels))
+
+
+@pytest.mark.parametrize("family", ["PixArtAlpha", "Anima", "Omnigen2"])
+def test_a_transformer_whose_blocks_show_nothing_is_refused_before_a_run(edit, comfy, family):
+    model = built(family).model
+    refused(lambda: edit(model, direction(random(1, 64, 1, 1), block=0)), "which shows neither", "input 'model'")
 
 
 def test_a_block_that_is_not_there_is_named(wan, execute):
     given = {"model": wan.model, "method": "pca", "positive": wan.positive, "samples": 5, "steps": 2, "size": 64}
     refused(lambda: execute("Guidance_DiscoverHSpace", **given, block=3, vae=painter(wan)), "block 3", "0 to 2")
+
+
+def test_too_few_samples_are_refused_before_blocks_are_tried(wan, execute):
+    given = {"model": wan.model, "method": "pca", "positive": wan.positive, "steps": 2, "size": 64}
+    refused(
+        lambda: execute("Guidance_DiscoverHSpace", **given, samples=4, vae=painter(wan)),
+        "more than 4",
+        "input 'samples'",
+    )
 
 
 def test_a_contrast_is_the_mean_difference_of_the_stream_at_the_same_pictures(wan, execute):

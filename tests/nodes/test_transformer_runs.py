@@ -87,6 +87,25 @@ def drawn(model, scene, first, last, latent=None):
         return comfy.sample.sample(*given, **options, seed=1, disable_pbar=True)
 
 
+@pytest.mark.parametrize("family", ["WAN21_T2V", "SD3"])
+@pytest.mark.parametrize("first", ["edit", "compile"])
+def test_a_compiled_transformer_is_edited(comfy, edit, family, first):
+    """Whichever node comes first."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    scene = small(family)
+    expected = predicted(edited(edit, scene, scene.direction), scene, levels=LEVELS)
+    plain = predicted(scene.model, scene, levels=LEVELS)
+    model = scene.model.clone()
+    if first == "compile":
+        set_torch_compile_wrapper(model, backend="eager")
+    model = edit(model, direction(scene.direction))
+    if first == "edit":
+        set_torch_compile_wrapper(model, backend="eager")
+    assert off(expected, plain) > 1e-3
+    assert off(predicted(model, scene, levels=LEVELS), expected) < 1e-5
+
+
 def test_lora_weights_and_an_edit_are_both_at_work(wan, edit):
     """As on the network whose weights hold the LoRA already."""
     name = f"blocks.{BLOCK + 1}.ffn.0.weight"

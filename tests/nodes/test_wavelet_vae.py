@@ -50,6 +50,19 @@ def test_frames_of_a_video_are_decoded_one_by_one(vae):
     assert torch.equal(video, torch.cat(frames, dim=1)) and video.shape == (2, 3, 16, 16, 3)
 
 
+def test_a_set_of_pictures_is_no_video_to_a_vae_that_would_make_it_one(execute, transformer, vae, encoder):
+    """Of Discover HSpace: the same direction as by a VAE that takes each picture by itself."""
+    (said,) = execute("Guidance_TextConditioning", model=transformer, text=TEXT, clip=encoder)
+    sets = {"positive_images": pictures(3, 32, 32), "negative_images": 1 - pictures(2, 32, 32)}
+    given = {"model": transformer, "method": "contrast", "positive": said, "vae": vae, "samples": 2, "steps": 2}
+    found = []
+    for alone in (True, False):
+        vae.not_video = alone
+        (edit,), *_ = execute("Guidance_DiscoverHSpace", **given, **sets, size=32, block=1)
+        found.append(edit.tensors["delta_h"])
+    assert torch.equal(*found) and found[0].abs().max() > 0
+
+
 def test_tiles_make_the_same_pictures(vae):
     with torch.inference_mode():
         latents = vae.encode(pictures(1, 64, 64)).repeat(1, 1, 3, 1, 1)
@@ -85,6 +98,7 @@ def test_a_transformer_of_another_texts_width_is_refused(execute, encoder):
     refused(
         lambda: execute("Guidance_TextConditioning", model=model, text=TEXT, clip=encoder),
         f"embeddings of {width} numbers, and scenes_clip.safetensors has 64",
+        "input 'clip'",
     )
 
 
@@ -100,4 +114,5 @@ def test_without_an_encoder_the_transformer_is_refused(execute, transformer):
     refused(
         lambda: execute("Guidance_TextConditioning", model=transformer, text=TEXT),
         "a text-conditional model of Load Guidance Model is needed",
+        "scenes_transformer needs Load Guidance Encoder with scenes_clip",
     )

@@ -5,7 +5,7 @@ h is a U-Net's bottleneck, or the residual stream of a transformer behind one of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -153,7 +153,7 @@ class Application:
 
     @property
     def block(self) -> int | None:
-        return self.edits[0].block
+        return one_block(edit.block for edit in self.edits)
 
     @property
     def patchers(self) -> list[Any]:
@@ -177,8 +177,10 @@ class Application:
         mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:])
         pictures = place.views[0].total if place.views else len(h)
         if len(mask) not in (1, pictures):
+            number = "one" if pictures == 1 else f"one, or {pictures}"
             raise ValueError(
-                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give one, or {pictures}"
+                f"HSpace Edit: mask has {len(mask)} pictures for a latent of {pictures}; give {number}: that of a "
+                "video holds for all its frames"
             )
         return shown(mask, place.views, h, "area")
 
@@ -221,6 +223,17 @@ def place_of(model: Any, block: int) -> int | None:
     if block >= count:
         raise ValueError(f"this model has {count} blocks, 0 to {count - 1}, and block {block} was asked for")
     return count // 3 if block < 0 else block
+
+
+def one_block(blocks: Iterable[int | None]) -> int | None:
+    """Of a chain of edits, or of the directions of one. Raises ValueError for several."""
+    found = set(blocks)
+    if len(found) > 1:
+        raise ValueError(
+            "the edits of a chain act behind one block of a transformer, and these act behind "
+            f"{', '.join(sorted(map(str, found)))}; use directions of the same block"
+        )
+    return found.pop()
 
 
 def check_owner(edit: Edit, model: Any) -> None:

@@ -34,13 +34,13 @@ class EditedRun:
     block: int | None = None  # of a transformer
     inside: bool | None = None  # whether the network calls wrappers of its own; None: not known yet
     cut: list[bool] = field(default_factory=list)  # for each look whether h came by
+    networks: dict[Any, Any] = field(init=False)  # by their model: hooks also come by where another MODEL is asked
 
-    @cached_property
-    def networks(self) -> list[Any]:
-        """The MODEL's own: a guider's hooks also come by where another MODEL is asked."""
+    def __post_init__(self) -> None:
+        """Asks for the networks as the run begins: in a look torch.compile stands in the MODEL for them."""
         model = self.course.model
         clones = model.get_additional_models_with_key("multigpu")
-        return [part.model.diffusion_model for part in (model, *clones)]
+        self.networks = {part.model: part.model.diffusion_model for part in (model, *clones)}
 
     @cached_property
     def others(self) -> Sequence[str]:

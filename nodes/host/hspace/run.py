@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from ..pixel_model import VARIANCE
 from ..run import Course, Feature, attach, attached, state_in
-from .edit import BOTH, COND, Edits, Place, Prediction, network_of
+from .edit import BOTH, COND, Edits, Place, Prediction, network_of, one_block
 from .edited_run import KEY, EditedRun, Reading, clean_reading
 from .halves import Halves, Options
 from .rows import ROWS, asked, is_uncond
@@ -24,11 +24,12 @@ EASYCACHE = "easycache"  # the host's name for the wrapper of that node
 
 
 def applied(model: Any, edits: Edits, patchers: Sequence[Any] = (), alone: bool = False) -> Any:
-    """A clone of the MODEL with edits more, or with these alone. Raises ValueError for models that have no h.
+    """A clone of the MODEL with edits more, or with these alone.
 
-    `patchers`: networks that the run needs.
+    `patchers`: networks that the run needs. Raises ValueError for models that have no h, and for edits of two blocks.
     """
     network_of(model)
+    one_block(part.block for part in (edits, *(() if alone else applications(model))))
     return attach(model, FEATURE, edits, patchers, alone=alone)
 
 
@@ -37,18 +38,12 @@ def applications(model: Any) -> Sequence[Edits]:
 
 
 def _begin(course: Course, parts: Sequence[Edits]) -> EditedRun | None:
-    """Raises ValueError for samplers that asymmetric edits can't be made for, and for edits of two blocks."""
+    """Raises ValueError for samplers that asymmetric edits can't be made for."""
     jobs = [part for part in parts if part.rising or not course.rising]
     if not jobs:
         return None
-    blocks = {job.block for job in jobs}
-    if len(blocks) > 1:
-        raise ValueError(
-            f"HSpace Edit: the edits of a chain act behind one block of a transformer, and these act behind "
-            f"{', '.join(sorted(map(str, blocks)))}; use directions of the same block"
-        )
     steps = EditedSteps(course) if any(job.asymmetric for job in jobs) else None
-    return EditedRun(course, jobs, steps, blocks.pop())
+    return EditedRun(course, jobs, steps, jobs[0].block)
 
 
 def _around_predictions(
@@ -62,12 +57,13 @@ def _around_predictions(
     return executor(model, conds, x, timestep, {**model_options, "transformer_options": transformer}, *more)
 
 
+@torch.compiler.disable
 def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it."""
+    """DIFFUSION_MODEL: the network's output, and inside the window what the edits make of it; never compiled."""
     run: EditedRun | None = _options_in(args, kwargs).get(KEY)
     if run is None:
         return executor(x, timesteps, *args, **kwargs)
-    if executor.class_obj not in run.networks:
+    if executor.class_obj not in run.networks.values():
         return executor(x, timesteps, *args, **kwargs)
     run.inside = True
     return _edited(run, executor, executor.class_obj, run.reading, x, timesteps, *args, **kwargs)
@@ -76,14 +72,14 @@ def _around_network(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **k
 def _around_model(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """APPLY_MODEL: the same for transformers that call no wrappers of their own; the output is the prediction of x0."""
     run: EditedRun | None = _options_in(args, kwargs).get(KEY)
-    network = executor.class_obj.diffusion_model
-    if run is None or run.block is None or run.inside or network not in run.networks:
+    if run is None or run.block is None or run.inside or executor.class_obj not in run.networks:
         return executor(x, sigma, *args, **kwargs)
     if run.inside is None:
         run.inside = False
         plain = executor(x, sigma, *args, **kwargs)
         if run.inside:
             return plain
+    network = run.networks[executor.class_obj]
     return _edited(run, executor, network, clean_reading, x, sigma, *args, **kwargs)
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import noticed
+from ..model import BLOCK
 from .halves import Evaluate, Halves, Options, casting
 
-BLOCK = "double_block"  # the host's name of a block that patches may replace, and of patches behind a block
 PATCHES = (1, 2, 4, 8, 16, 32)  # sides of a token in elements of the sample, where the network doesn't say
 LATENT = 4  # axes of one, at least
 Change = Callable[[Tensor, bool], Tensor]  # tokens [B N C], and whether a function stands for the block -> tokens

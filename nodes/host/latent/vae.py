@@ -56,7 +56,7 @@ def _as_many(frames: int) -> int:
 
 
 def folded_vae(model: Any) -> comfy.sd.VAE:
-    """For a video model of the host with 48 or 192 channels, such as Wan 2.2. Raises ValueError for others."""
+    """For a video model of the host with 12, 48 or 192 channels, such as Wan 2.2. Raises ValueError for others."""
     latent_format = model.model.latent_format
     channels, levels = latent_format.latent_channels, 0
     while COLOURS * haar.BANDS**levels < channels:

@@ -78,12 +78,17 @@ def contrast_of_pictures(
     return difference(model, block, first - second)
 
 
+def check_samples(components: int, samples: int) -> None:
+    """Raises ValueError for too few samples to take so many components from."""
+    if samples <= components:
+        raise ValueError(f"{components} components need more than {components} samples, {samples} were asked for")
+
+
 def principal_components(
     model: Any, positive: Any, noise: Tensor, steps: int, count: int, block: int | None = None
 ) -> list[Edit]:
     """Principal components of h over samples; strength 1 is one deviation. Raises ValueError for too few samples."""
-    if len(noise) <= count:
-        raise ValueError(f"{count} components need more than {count} samples, {len(noise)} were asked for")
+    check_samples(count, len(noise))
     bar = comfy.utils.ProgressBar(len(noise))
     runs = recorded(model, block, noise, lambda model, part: sampled(model, positive, part, steps), bar)
     _, found, deviations = principal(torch.cat([means.of("positive") for means in runs]), count)

@@ -1,4 +1,4 @@
-"""Training an edit of h-space by two texts on any U-Net of the host: Asyrp's loop as a SAMPLER, resumable."""
+"""Training an edit of h-space by two texts on any network that has h: Asyrp's loop as a SAMPLER, resumable."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Training:
     """One training run: the trained, its losses, and the file that lets a killed run go on."""
 
     def __init__(self, model: Any, encoder: Encoder, vae: Any | None, conditioning: Any, recipe: Recipe):
-        """Raises ValueError for models without a bottleneck, for forms they can't have, and for texts that are one."""
+        """Raises ValueError for models that have no h, for forms they can't have, and for texts that are one."""
         self.recipe, self.encoder, self.conditioning = recipe, encoder, conditioning
         network = network_of(model)
         if recipe.form == BLOCK and not isinstance(network, PixelNetwork):
