@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import cascade_files
@@ -68,10 +69,7 @@ SUBSTITUTES = {
 }
 FLOWS = ("sd3", "flux", "qwen")  # how names of flow checkpoints begin
 SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
-STEPS, SEARCHED = (
-    8,
-    16,
-)  # the most that a test of a workflow samples, and looks at in a search; in full: `dev.py workflow`
+STEPS, SEARCHED = 8, 16  # the most that a test of a workflow samples, and looks at in a search
 LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
 
 
@@ -106,7 +104,7 @@ def on_shipped_models(prompt):
 
 
 def shortened(prompt):
-    """The same graph with few steps; a schedule and its parts keep their order."""
+    """The same graph with few steps; a schedule and its parts keep their order. In full: `dev.py workflow`."""
     most = {"steps": STEPS, "samples": SEARCHED}
     for node in prompt.values():
         few = {
@@ -114,6 +112,8 @@ def shortened(prompt):
             for name, value in node["inputs"].items()
             if name in most and type(value) is int
         }
+        if isinstance(spaced := node["inputs"].get("respacing"), str):
+            few["respacing"] = re.sub(r"^(ddim|linspace)?\d+$", rf"\g<1>{STEPS}", spaced)
         node["inputs"].update(few | SHORTENED.get(node["class_type"], {}))
     return prompt
 
