@@ -60,8 +60,10 @@ def halves_of(network: Any, evaluate: Evaluate, options: Options, arguments: dic
 
 def _pixel_halves(evaluate: Evaluate, options: Options) -> Halves | Tensor:
     """Our networks: the encoder half once, the decoder half as often as wanted."""
-    halves: dict[str, Any] = {}
-    plain = evaluate({**options, HALVES: halves})
+    seen: dict[str, Any] = {}
+    plain = evaluate({**options, HALVES: seen})
+    halves = dict(seen)
+    seen.clear()  # its `decode` knows it: together they would keep h until garbage is collected
     return Halves(plain, **halves) if halves else plain
 
 
@@ -75,15 +77,15 @@ def _unet_halves(network: Any, evaluate: Evaluate, options: Options, video: dict
         return part.clone() if others else part  # they may write into what they are shown
 
     def middle(arguments: dict[str, Any]) -> dict[str, Any]:
-        seen.update(arguments, index=arguments.get("transformer_options", {}).get("transformer_index", 0))
-        seen["h"] = kept(arguments["h"])
+        seen.update({name: arguments[name] for name in ("x", *SHARED)}, h=kept(arguments["h"]))
+        seen["index"] = arguments.get("transformer_options", {}).get("transformer_index", 0)
         return arguments
 
     def output(h: Tensor, skip: Tensor, now: Options) -> tuple[Tensor, Tensor]:
         if not seen["skips"] and "emb" not in seen:
             seen["h"] = kept(h)  # an older host: here the bottleneck comes by
         seen["skips"].append(kept(skip))
-        seen["options"] = now
+        seen["options"] = {**now, "patches": patches}  # ours know `seen`: a cycle would keep all until it is collected
         return h, skip
 
     recording = {
