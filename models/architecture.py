@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .bounds import check_config
 from .facts import Facts, of_json, stated, written
+from .memory import check_memory
 from .state_dict import CheckpointError, StateDict, averaged_weights, bare, without_bookkeeping
 
 ConfigT = TypeVar("ConfigT")
@@ -219,6 +220,7 @@ def _read(family: Architecture[ConfigT], state: StateDict, name: str) -> ConfigT
     except KeyError as error:
         raise CheckpointError(f"{likeness}: {error} is missing") from error
     except (LookupError, ValueError, ArithmeticError, TypeError, RuntimeError) as error:
+        check_memory(error)
         raise CheckpointError(f"{likeness}: the shapes of its weights are odd") from error
     try:
         check_config(config, len(state))
@@ -261,6 +263,7 @@ def _check_weights(family: Architecture[Any], config: Any, state: StateDict, nam
         with torch.device("meta"):
             expected = family.build(config).state_dict()
     except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError) as error:
+        check_memory(error)
         reason = f"there is no {error}" if isinstance(error, KeyError) else error
         reason = "one of its lists is too short" if isinstance(error, IndexError) else reason
         raise CheckpointError(f"{name} looks like {family.title}, but can't be built as one: {reason}") from error

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .archive import ProgramError, Source, opened
 from .foreign import foreign, foreign_beginning
+from .memory import check_memory
 from .messages import plain
 from .pickled import DamagedError, Stored
 
@@ -161,6 +162,7 @@ def _read_safetensors(path: Path, of_any_use: bool) -> tuple[dict[str, Tensor], 
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
+        check_memory(error)
         raise CheckpointError(
             f"{path.name} is a damaged or truncated safetensors file ({error}); download or save it again"
         ) from error
@@ -225,6 +227,7 @@ def pytorch_file(path: Path) -> Iterator[Source]:
     except DamagedError as error:
         raise CheckpointError(f"{path.name} is damaged or was tampered with: {error}") from error
     except UNREADABLE as error:
+        check_memory(error)
         told = isinstance(error, zipfile.BadZipFile | ValueError | OSError | EOFError)
         reason = error if told else "its pickle makes no sense"
         raise CheckpointError(

@@ -103,10 +103,13 @@ def run_node(pack_nodes, node_id, **inputs):
     """Runs one node as the host does, on a locked clone in inference mode; the schema gives defaults."""
     import torch
 
+    from nodes import before_node_execution
+
     node = pack_nodes[node_id]
     defaults = {entry.id: getattr(entry, "default", None) for entry in node.GET_SCHEMA().inputs}
     given = {key: value for key, value in {**defaults, **inputs}.items() if value is not None}
     with torch.inference_mode():
+        before_node_execution()  # what a cancel ends at
         return node.PREPARE_CLASS_CLONE(None).execute(**given).args
 
 

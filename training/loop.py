@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from models.facts import of_json
+from models.memory import check_memory
 from models.saving import replace_file
 from models.state_dict import CheckpointError, read
 from models.training_files import joined, load_optimizer, load_weights, optimizer_tensors, parted
@@ -146,6 +147,7 @@ class Run:
         except KeyError as error:
             raise CheckpointError(f"{path.name} is no file of a training run: it has no {error}") from error
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+            check_memory(error)
             raise CheckpointError(f"{path.name} doesn't fit this training run: {error}") from error
 
     def _start_from(self, tensors: dict[str, Tensor], training: dict[str, Any]) -> None:

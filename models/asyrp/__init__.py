@@ -6,6 +6,7 @@ import re
 
 import torch
 
+from ..memory import check_memory
 from ..state_dict import CheckpointError, StateDict
 from .network import DeltaBlock, DeltaConfig, NormFirstDeltaBlock, delta_block
 
@@ -52,6 +53,7 @@ def _block(state: dict[str, torch.Tensor], name: str) -> DeltaBlock | NormFirstD
             raise ValueError(f"{wrong[0]} has the shape {list(state[wrong[0]].shape)}")
         block.to_empty(device="cpu").load_state_dict(state, strict=True)
     except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
+        check_memory(error)
         odd = isinstance(error, LookupError | ArithmeticError)
         fault = "the shapes of its weights are odd" if odd else str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{name} holds a delta block of another form: {fault}") from error

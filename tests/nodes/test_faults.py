@@ -7,6 +7,7 @@ import torch
 from conftest import run_node
 from features import FEATURES
 from networks import Networks
+from operations import takes_memory
 from surroundings import surroundings
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,15 +33,15 @@ ONE_LOOK = "CLIP Score"  # one evaluation of an encoder's halves
 
 
 class Counting(TorchDispatchMode):
-    """Counts operations on tensors, and does something at one of them."""
+    """Counts operations that take memory, and does something at one of them."""
 
     def __init__(self, place=0, fault=None):
         super().__init__()
         self.place, self.fault, self.operations, self.layers = place, fault, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.operations += 1
-        if self.operations == self.place:
+        self.operations += takes_memory(func, args)
+        if self.operations == self.place and takes_memory(func, args):
             self.layers = 0
             self.fault()
         return func(*args, **(kwargs or {}))

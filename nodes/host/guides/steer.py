@@ -201,7 +201,6 @@ def _look(run: GuidedRun, job: Job, step: Step, level: float) -> None:
     """Evaluates the guides of an application and keeps what they ask for, in units of |x - denoised|."""
     if not job.fresh:
         return
-    mm.throw_exception_if_processing_interrupted()
     with autograd_on():
         sight = run.sight(job, step.x.device, level)
         terms = [_term(run, job, place, step, level, sight) for place in range(len(job.weights))]
@@ -277,9 +276,10 @@ def _watched(run: GuidedRun, job: Job, guide: Guide, step: Step, sight: Sight) -
 
 
 def _naming(guide: Guide, energy: Energy) -> Energy:
-    """The energy, whose exceptions name the guide."""
+    """The energy, whose exceptions name the guide, and which is not looked at any more once the run is cancelled."""
 
     def named(x: Tensor, sigma: Tensor) -> Tensor:
+        mm.throw_exception_if_processing_interrupted()
         with during(f"the guide '{guide.name}'"):
             return energy(x, sigma)
 

@@ -13,6 +13,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor, nn
 
 from ....models.ldm import FIRST_STAGE
+from ....models.memory import check_memory
 from ....models.state_dict import StateDict, count
 from ..pictures import vae_around
 
@@ -88,6 +89,7 @@ def first_stage(beside: Mapping[str, Tensor], name: str) -> Any:
             network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
         return vae_around(network, shape.channels, shape.factor)
     except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
+        check_memory(error)
         raise ValueError(
             f"the autoencoder in {name} is built as none that is known here (VQ-f4 and KL-f8 of latent diffusion are)"
         ) from error

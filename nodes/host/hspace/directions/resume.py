@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .....models.facts import of_json
+from .....models.memory import check_memory
 from .....models.saving import replace_file
 from .....models.state_dict import read
 from .....models.training_files import joined, load_optimizer, load_weights, optimizer_tensors, parted
@@ -67,6 +68,7 @@ def take_up(saved: Mapping[str, Tensor], delta: nn.Module, optimizer: torch.opti
         load_weights(delta, parts["delta"])
         load_optimizer(optimizer, parts.get("optimizer", {}))
     except (KeyError, RuntimeError, ValueError) as error:
+        check_memory(error)
         raise UnfittingError(str(error)) from error
 
 
