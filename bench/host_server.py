@@ -72,7 +72,7 @@ class Host:
             entry = json.loads(self.get(f"/history/{prompt_id}")).get(prompt_id)
             if entry and entry["status"]["status_str"] in ("success", "error"):
                 return entry
-            time.sleep(0.1)
+            time.sleep(0.02)
         raise HostError(f"prompt {prompt_id} did not finish within {timeout:.0f} s")
 
     def run(self, prompt: dict[str, Any], timeout: float = 600) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def test_z_sem_and_x_T_give_the_pictures_back(encoded, decode):  # noqa: N802
 
 @pytest.fixture(scope="module")
 def code_of_100_steps(loaded, pack_nodes):
-    """Six pictures, (semantic, NOISE, LATENT)."""
-    image = drawn(6, 21)
+    """Three pictures, (semantic, NOISE, LATENT)."""
+    image = drawn(3, 21)
     (semantic,) = run_node(pack_nodes, "Guidance_SemanticEncode", codec=loaded[1], image=image)
     given = {"model": loaded[0], "semantic": semantic, "image": image, "steps": 100}
     return image, semantic, *run_node(pack_nodes, "Guidance_StochasticEncode", **given)

@@ -68,8 +68,11 @@ SUBSTITUTES = {
     1024: 32,
 }
 FLOWS = ("sd3", "flux", "qwen")  # how names of flow checkpoints begin
-SHORTENED = {"Guidance_TrainHSpaceDirection": {"rounds": 1}}  # of minutes of training
-STEPS, SEARCHED = 8, 16  # the most that a test of a workflow samples, and looks at in a search
+SHORTENED = {
+    "Guidance_TrainHSpaceDirection": {"rounds": 1},  # of minutes of training
+    "Guidance_SampleSemantic": {"steps": 8},  # with fewer hardly any code has the attribute
+}
+STEPS, SEARCHED = 5, 16  # the most that a test of a workflow samples, and looks at in a search
 LOADERS = ("CheckpointLoaderSimple", "CLIPTextEncode", "Guidance_EncoderFromClipVision")
 
 
@@ -113,7 +116,7 @@ def shortened(prompt):
             if name in most and type(value) is int
         }
         if isinstance(spaced := node["inputs"].get("respacing"), str):
-            few["respacing"] = re.sub(r"^(ddim|linspace)?\d+$", rf"\g<1>{STEPS}", spaced)
+            few["respacing"] = re.sub(r"^(ddim|linspace)?[a-z]*\d+$", rf"\g<1>{STEPS}", spaced)
         node["inputs"].update(few | SHORTENED.get(node["class_type"], {}))
     return prompt
 
