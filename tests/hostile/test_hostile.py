@@ -24,7 +24,7 @@ FAMILIES = {
     "latents": lambda room: latents.cases(),
     "archives": lambda room: archives.cases(room.ran, room.secret),
 }
-EVERYTHING = 700
+EVERYTHING = 880
 
 
 @dataclass
